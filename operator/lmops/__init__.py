@@ -1,0 +1,1 @@
+"""The life of a language model as Kubernetes resources: train it, compress it, serve it."""

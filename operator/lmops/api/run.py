@@ -1,0 +1,90 @@
+"""The document a runtime receives, and the report it leaves in its termination message."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from lmops.api.base import Line, Model, Report
+from lmops.api.status import Best, DatasetReport, EvaluationReport, Failure, ModelReport, Stage
+from lmops.api.trainingjob import TrainingJobSpec
+
+LIMIT = 100 * 1024
+"""The longest document, in bytes: one argument of a process holds 128 KiB."""
+
+
+class RunId(Model):
+    """Which run this is."""
+
+    job: Line
+    """The name of the job."""
+    uid: Line
+    """The UID of the job."""
+    stage: Stage
+    """The stage to run."""
+    attempt: Annotated[int, Field(ge=0)] = 0
+    """The attempt."""
+
+
+class Resolved(Model):
+    """What earlier stages have made."""
+
+    dataset: DatasetReport | None = None
+    """The prepared data."""
+    best: Best | None = None
+    """The weights to evaluate."""
+
+
+class Run(Model):
+    """One run of one stage: all that a runtime is told."""
+
+    spec: TrainingJobSpec
+    """The job's spec."""
+    run: RunId
+    """Which run this is."""
+    resolved: Resolved = Resolved()
+    """What earlier stages have made."""
+
+    def document(self) -> str:
+        """The one argument of the runtime. Kubernetes expands `$(X)` in arguments, so every `$` is escaped."""
+        return self.model_dump_json(by_alias=True, exclude_none=True).replace("$", "\\u0024")
+
+
+class Result(Report):
+    """What a stage has made: one of these, by the stage."""
+
+    dataset: DatasetReport | None = None
+    """prepare: the data."""
+    best: Best | None = None
+    """train: the weights."""
+    model: ModelReport | None = None
+    """evaluate: the published model."""
+    evaluation: EvaluationReport | None = None
+    """evaluate: its figures."""
+
+
+class Stopped(Report):
+    """The run was asked to stop, and did so in order."""
+
+    signal: Line
+    """The signal that asked."""
+    step: int | None = None
+    """The step whose checkpoint was saved."""
+
+
+class Ending(Report):
+    """The termination message, at most 4 KiB: a result, a failure, or an orderly stop."""
+
+    stage: Stage
+    """The stage that ended."""
+    attempt: int
+    """The attempt that ended."""
+    result: Result | None = None
+    """What it made."""
+    failure: Failure | None = None
+    """Why it failed."""
+    stopped: Stopped | None = None
+    """That it was asked to stop."""
+    checkpoint: int | None = None
+    """The step of its last complete checkpoint."""

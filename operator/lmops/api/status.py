@@ -1,0 +1,264 @@
+"""What a TrainingJob reports back: its ledger of runs, its progress, its figures, and why it failed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lmops.api.base import Condition, Line, Report, Text, Time, Word
+
+Phase = Literal["Pending", "Preparing", "Running", "Restarting", "Evaluating", "Succeeded", "Failed", "Suspended"]
+Stage = Literal["prepare", "train", "evaluate"]
+FailureClass = Literal[
+    "Data", "Model", "Settings", "Diverged", "OutOfMemory", "Disk", "Volume", "Credentials", "Deadline", "Code",
+    "Communication", "WorkerLost", "NodeLost", "Preempted",
+]  # fmt: skip
+Figures = Annotated[dict[Word, float], Field(max_length=256)]
+
+
+class Failure(Report):
+    """Why a run ended before its end."""
+
+    class_: FailureClass = Field(alias="class")
+    """The kind of failure, stable enough to alert on."""
+    reason: Word
+    """The failure in one CamelCase word."""
+    message: Text
+    """What happened, in a sentence."""
+    evidence: Annotated[list[Line], Field(max_length=20)] = []
+    """The log lines that show it."""
+    remedy: Text = ""
+    """What to do."""
+
+
+class RunRecord(Report):
+    """One attempt at one stage. A run recorded as ended is never read from its pods again."""
+
+    name: Word
+    """The name of the Job or PyTorchJob."""
+    stage: Stage
+    """The stage it belongs to."""
+    attempt: Annotated[int, Field(ge=0)] = 0
+    """Counts the attempts at this stage, from 0."""
+    state: Literal["Pending", "Running", "Succeeded", "Failed", "Stopped"]
+    """Where it stands. Stopped: ended from outside, and not counted against the retry budget."""
+    reason: Word | None = None
+    """Why it ended."""
+    message: Text | None = None
+    """Why it ended, in a sentence."""
+    checkpoint: Annotated[int, Field(ge=0)] | None = None
+    """The step of its last complete checkpoint."""
+    started_at: Time | None = None
+    """When its first pod ran."""
+    finished_at: Time | None = None
+    """When its end was recorded."""
+    evidence: Annotated[list[Line], Field(max_length=20)] = []
+    """Its last log lines, when it failed."""
+
+
+class SplitReport(Report):
+    """One split of the prepared data."""
+
+    rows: int
+    """Texts, or pairs of texts."""
+    examples: int
+    """What the model reads: rows, windows or packed blocks."""
+    tokens: int
+    """Tokens in all examples, padding not counted."""
+    truncated: int = 0
+    """Rows that were cut at the longest length."""
+    labels: Annotated[dict[Word, int], Field(max_length=256)] = {}
+    """Rows of each class."""
+
+
+class DatasetReport(Report):
+    """What became of the data."""
+
+    uri: Line
+    """Where the prepared data lies."""
+    hash: Word
+    """sha256 of what went in: the files, the settings and the tokenizer."""
+    rows_read: int
+    """Rows read from all training sources."""
+    dropped: Annotated[dict[Word, int], Field(max_length=32)] = {}
+    """Rows dropped, by reason."""
+    notes: Annotated[list[Line], Field(max_length=32)] = []
+    """What a reader of the figures should know, as a test split that is the validation split."""
+    train: SplitReport | None = None
+    """The rows the model learns from."""
+    validation: SplitReport | None = None
+    """The rows that chose the best checkpoint."""
+    test: SplitReport | None = None
+    """The rows of the final figures."""
+    reused: bool = False
+    """Whether an earlier job had prepared the very same."""
+
+
+class RunProgress(Report):
+    """How far one run has come."""
+
+    attempt: int = 0
+    """The attempt that reported."""
+    percent: Annotated[int, Field(ge=0, le=100)] = 0
+    """Done, of a hundred."""
+    step: int | None = None
+    """The optimiser step."""
+    steps: int | None = None
+    """All optimiser steps."""
+    epoch: float | None = None
+    """Passes over the training rows."""
+    seconds_remaining: int | None = None
+    """The time left at the present speed."""
+    checkpoint: int | None = None
+    """The step of the last complete checkpoint."""
+    updated_at: Time | None = None
+    """When it was reported."""
+
+
+class Progress(Report):
+    """How far the job has come."""
+
+    stage: Stage | None = None
+    """The stage that reported last."""
+    percent: Annotated[int, Field(ge=0, le=100)] = 0
+    """Done, of a hundred, over all stages."""
+    seconds_remaining: int | None = None
+    """The time left at the present speed."""
+    updated_at: Time | None = None
+    """When it was reported."""
+    runs: Annotated[dict[Word, RunProgress], Field(max_length=64)] = {}
+    """Each stage's own progress."""
+
+
+class Metrics(Report):
+    """The latest values that the run in progress has reported."""
+
+    step: int | None = None
+    """The optimiser step of these values."""
+    loss: float | None = None
+    """Training loss; absent when it is not a number."""
+    learning_rate: float | None = None
+    """The learning rate."""
+    gradient_norm: float | None = None
+    """The norm of the gradient before clipping."""
+    tokens_per_second: float | None = None
+    """Tokens through the model, over all processes."""
+    rows_per_second: float | None = None
+    """Examples through the model, over all processes."""
+    memory_bytes: int | None = None
+    """Peak resident memory of the first process."""
+    accelerator_memory_bytes: int | None = None
+    """Peak memory on the first process's accelerator."""
+    accelerator_use: float | None = None
+    """Use of the first process's accelerator, 0 to 1."""
+    evaluation: Figures = {}
+    """The values of the last evaluation."""
+
+
+class Best(Report):
+    """The best evaluation so far."""
+
+    step: int
+    """The optimiser step."""
+    metric: Word
+    """The metric that was asked for."""
+    value: float
+    """Its value on the validation rows."""
+    path: Line | None = None
+    """Where its weights lie until they are published."""
+
+
+class ModelReport(Report):
+    """The published model."""
+
+    uri: Line
+    """Its folder."""
+    digest: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
+    """sha256 over its weights, configuration and tokenizer."""
+    size_bytes: int
+    """The size of the files that the digest covers."""
+    parameters: int
+    """The number of its weights."""
+
+
+class ClassReport(Report):
+    """The figures of one class."""
+
+    precision: float
+    """The share of rows called this class that are."""
+    recall: float
+    """The share of rows of this class that were found."""
+    f1: float
+    """Their harmonic mean."""
+    rows: int
+    """Rows of this class."""
+
+
+class EvaluationReport(Report):
+    """The figures on the test rows."""
+
+    split: Literal["test", "validation"]
+    """Which rows were scored. On `validation` the figures flatter: those rows also chose the checkpoint."""
+    rows: int
+    """How many."""
+    metrics: Figures
+    """All figures by name."""
+    classes: Annotated[dict[Word, ClassReport], Field(max_length=64)] = {}
+    """The figures of each class."""
+    confusion: Annotated[list[Annotated[list[int], Field(max_length=64)]], Field(max_length=64)] = []
+    """Rows by true class (outer) and predicted class (inner), classes in the order of their names."""
+    baseline: Figures = {}
+    """The same figures of a linear model (TF-IDF and logistic regression) on the same rows."""
+    beats_baseline: bool | None = None
+    """Whether the model's leading metric is above the linear model's."""
+    verdict: Line | None = None
+    """Both in one sentence."""
+
+
+class Display(Report):
+    """What `kubectl get` shows where a path into the status would not do."""
+
+    progress: Line = ""
+    """Percent done."""
+    metric: Line = ""
+    """The leading metric."""
+    nodes: Line = ""
+    """Pods that run, of those wanted."""
+    reason: Line = ""
+    """What is going on, or what went wrong."""
+
+
+class TrainingJobStatus(Report):
+    """What was last observed of the job."""
+
+    phase: Phase | None = None
+    """Where the job stands, in one word."""
+    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    """Accepted, Progressing, Complete, Failed, Suspended; Reconciling and Stalled for tools that wait."""
+    observed_generation: int | None = None
+    """The generation of the spec that this status speaks of."""
+    start_time: Time | None = None
+    """When the first run started."""
+    completion_time: Time | None = None
+    """When the job came to its end."""
+    display: Display = Display()
+    """What `kubectl get` shows."""
+    runs: Annotated[list[RunRecord], Field(max_length=128)] = []
+    """The ledger: every attempt at every stage, in the order of their starts."""
+    restarts: int = 0
+    """How often a run was started again at the cost of the retry budget."""
+    dataset: DatasetReport | None = None
+    """What became of the data."""
+    progress: Progress = Progress()
+    """How far the job has come."""
+    metrics: Metrics = Metrics()
+    """The latest values that the run in progress has reported."""
+    best: Best | None = None
+    """The best evaluation."""
+    model: ModelReport | None = None
+    """The published model."""
+    evaluation: EvaluationReport | None = None
+    """The figures on the test rows."""
+    failure: Failure | None = None
+    """Why the job failed, or why its last attempt did."""

@@ -1,0 +1,302 @@
+"""TrainingJob: prepared data, one training run on N nodes, and a measured model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lmops.api.base import (
+    API_VERSION,
+    Cores,
+    Model,
+    Name,
+    ObjectMeta,
+    Quantity,
+    Uri,
+    VolumeUri,
+    Word,
+    at_least_one,
+    at_most_one,
+    exactly_one,
+    int_or_string,
+    rules,
+)
+from lmops.api.dataset import Dataset
+from lmops.api.status import TrainingJobStatus
+
+Task = Literal["SequenceClassification", "CausalLM", "MaskedLM", "BertPreTraining"]
+Setting = Annotated[int | str, Field(union_mode="left_to_right"), int_or_string()]
+Metric = Annotated[
+    str,
+    Field(pattern=r"^(loss|perplexity|maskedPerplexity|accuracy|precision|recall|f1|mcc|f1:.{1,64})$", max_length=80),
+]
+
+
+class Architecture(Model):
+    """A model made from a configuration, with random weights."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+    """A model type that `transformers` knows: gpt2, bert, roberta, ..."""
+    config: Annotated[dict[Word, Setting], Field(max_length=64)] = {}
+    """Settings that replace the configuration's own: `{hidden_size: 256, hidden_dropout_prob: "0.2"}`; a fraction is quoted."""
+
+
+class ModelOrigin(Model):
+    """Where a model comes from."""
+
+    model_config = rules(exactly_one("uri", "architecture"))
+
+    uri: Uri | None = None
+    """A folder with safetensors weights on a volume, or a model on the hub."""
+    architecture: Architecture | None = None
+    """A configuration to train from scratch."""
+
+
+class TokenizerTraining(Model):
+    """A tokenizer made from the training rows: WordPiece for BERT and its kin (one token a Chinese character), byte-level BPE otherwise."""
+
+    vocabulary_size: Annotated[int, Field(ge=300, le=1_000_000)] = 30_000
+    """How many tokens it has at the most."""
+
+
+class Tokenizer(Model):
+    """Where the tokenizer comes from, when it is not the model's own."""
+
+    model_config = rules(exactly_one("uri", "train"))
+
+    uri: Uri | None = None
+    """A folder or hub model that holds a tokenizer; GPT-2's `encoder.json` and `vocab.bpe` are one too."""
+    train: TokenizerTraining | None = None
+    """Makes a tokenizer from the training rows."""
+
+
+class ModelSpec(Model):
+    """The model to train, and for what."""
+
+    model_config = rules(
+        ("!has(self.from.architecture) || has(self.tokenizer)", "a model from an architecture needs a tokenizer"),
+        (
+            "!has(self.from.architecture) || !has(self.freeze)",
+            "freeze goes with trained weights: random ones would stay random",
+        ),
+    )
+
+    from_: ModelOrigin = Field(alias="from")
+    """Where the weights or the configuration come from."""
+    tokenizer: Tokenizer | None = None
+    """Where the tokenizer comes from. Default: the folder of the model."""
+    task: Task
+    """What the model learns, named as `transformers` names its classes."""
+    freeze: Literal["Embeddings", "Encoder"] | None = None
+    """What stays as it is: the embeddings, or everything but the head."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run."""
+
+
+class Every(Model):
+    """A rhythm: whichever of these comes first."""
+
+    model_config = rules(at_least_one("steps", "epochs", "minutes"))
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser steps."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training rows; 0.5 is twice an epoch."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes of training."""
+
+
+class EarlyStopping(Model):
+    """Ends training when the evaluation metric no longer improves."""
+
+    patience: Annotated[int, Field(ge=1)] = 3
+    """How many evaluations in a row may bring nothing better."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """By how much a value must be better to count."""
+
+
+class TrainingSettings(Model):
+    """How the model is trained."""
+
+    model_config = rules(
+        at_most_one("epochs", "steps"),
+        at_most_one("warmupRatio", "warmupSteps"),
+        ("!has(self.microBatchSize) || self.microBatchSize <= self.batchSize", "microBatchSize is above batchSize"),
+    )
+
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training rows. Default: 3, where `steps` is not set."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser steps, instead of epochs."""
+    batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = 32
+    """Rows (blocks, for packed language models) in one optimiser step, over all processes together."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    """Rows that one process takes at a time; gradients accumulate until `batchSize` is reached. Default: batchSize over all processes."""
+    optimizer: Literal["AdamW", "Adafactor"] = "AdamW"
+    """AdamW, or Adafactor where memory is scarce."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """The highest learning rate. Default: 5e-5 for trained weights, 5e-4 from scratch."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decay of the weights, not of biases and norms."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The share of the steps in which the learning rate rises. Default: 0.06, where `warmupSteps` is not set."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """The number of steps in which the learning rate rises."""
+    precision: Literal["fp32", "fp16", "bf16"] | None = None
+    """The arithmetic of the forward pass. Default: bf16 on an accelerator that has it, else fp32."""
+    gradient_clipping: Annotated[float, Field(ge=0)] = 1.0
+    """The largest norm of the gradient; 0 leaves it as it is."""
+    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
+    """The seed of the split, the order, the masks and the weights."""
+    early_stopping: EarlyStopping | None = None
+    """When to stop before the last step."""
+    compile: bool = False
+    """Whether the model is compiled first: slower to start, faster to run."""
+    packing: bool = True
+    """Whether language models read blocks of full length, made of texts put end to end. Otherwise each text is a row."""
+    report_to: Annotated[list[Literal["TensorBoard"]], Field(max_length=1)] = []
+    """Where the metrics go besides `metrics.jsonl` and the status."""
+
+
+class Evaluation(Model):
+    """How checkpoints are compared."""
+
+    metric: Metric | None = None
+    """What chooses the best checkpoint; `f1` is the macro average, `f1:LABEL` one class. Default: f1 for SequenceClassification, else loss."""
+    every: Every = Every(epochs=1)
+    """How often the validation rows are scored."""
+
+
+class Checkpoint(Model):
+    """From what a lost run goes on. A checkpoint that was cut short is ignored."""
+
+    every: Every = Every(minutes=5)
+    """How often the whole state is saved, besides once at a termination signal."""
+    keep: Annotated[int, Field(ge=1, le=100)] = 2
+    """How many complete checkpoints stay."""
+
+
+class Workspace(Model):
+    """Where prepared data and checkpoints live."""
+
+    uri: VolumeUri
+    """A folder on a volume; jobs that share it share prepared data."""
+
+
+class Share(Model):
+    """What one node of the job gets."""
+
+    cpu: Cores | None = None
+    """Processor cores, requested and, as threads, used."""
+    memory: Quantity | None = None
+    """Memory, requested and at the same time the limit."""
+
+
+class Accelerator(Model):
+    """The accelerators of one node."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[a-zA-Z0-9._-]+$", max_length=128)] = "nvidia.com/gpu"
+    """The resource name."""
+    per_node: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many of them a node has."""
+
+
+class Resources(Model):
+    """The machines of the training run."""
+
+    nodes: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Pods that train together."""
+    processes_per_node: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Training processes in a pod. Default: one an accelerator, else one."""
+    per_node: Share = Share()
+    """What one pod gets."""
+    accelerator: Accelerator | None = None
+    """The accelerators of a pod."""
+
+    @property
+    def processes(self) -> int:
+        """Training processes in one pod."""
+        return self.processes_per_node or (self.accelerator.per_node if self.accelerator else 1)
+
+    @property
+    def world(self) -> int:
+        """Training processes in the whole run."""
+        return self.nodes * self.processes
+
+
+class Retry(Model):
+    """What becomes of a run that was lost. Evictions and preemptions are not counted."""
+
+    restarts: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often the whole group may start again, each time from the last complete checkpoint."""
+    deadline_seconds: Annotated[int, Field(ge=1)] | None = None
+    """The longest time the job may work, over all its runs; waiting in a queue does not count."""
+
+
+class Output(Model):
+    """Where models go."""
+
+    uri: VolumeUri
+    """A collection: the model is published in a folder of it, named by its digest."""
+    keep: Literal["Best", "Last"] = "Best"
+    """Which weights are published: those of the best evaluation, or those of the last step."""
+
+
+class Credentials(Model):
+    """What a job needs to reach private places."""
+
+    secret_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+    """A Secret whose keys become environment variables, as `HF_TOKEN`."""
+
+
+class TrainingJobSpec(Model):
+    """What to train, on what, and where to put it. Apart from `suspend` it cannot change: new settings are a new name."""
+
+    model: ModelSpec
+    """The model to train, and for what."""
+    dataset: Dataset
+    """The data."""
+    training: TrainingSettings = TrainingSettings()
+    """How the model is trained."""
+    evaluation: Evaluation = Evaluation()
+    """How checkpoints are compared."""
+    checkpoint: Checkpoint = Checkpoint()
+    """From what a lost run goes on."""
+    workspace: Workspace | None = None
+    """Where prepared data and checkpoints live. Default: `.lmops` in `output.uri`."""
+    resources: Resources = Resources()
+    """The machines of the training run."""
+    retry: Retry = Retry()
+    """What becomes of a run that was lost."""
+    output: Output
+    """Where the model goes."""
+    credentials: Credentials | None = None
+    """What the job needs to reach private places."""
+    suspend: bool = False
+    """Stops the job after it has saved a checkpoint; it goes on from there when this is false again."""
+
+    @property
+    def workspace_uri(self) -> str:
+        """Where prepared data and checkpoints live."""
+        return self.workspace.uri if self.workspace else f"{self.output.uri.rstrip('/')}/.lmops"
+
+
+class TrainingJob(Model):
+    """A language model's training: data preparation, a training run on N nodes, and an evaluation."""
+
+    api_version: Literal["lmops.dev/v1alpha1"] = API_VERSION
+    """The version of this resource's form."""
+    kind: Literal["TrainingJob"] = "TrainingJob"
+    """The kind of this resource."""
+    metadata: ObjectMeta
+    """Name, namespace, labels."""
+    spec: TrainingJobSpec
+    """What to train, on what, and where to put it."""
+    status: TrainingJobStatus = TrainingJobStatus()
+    """What was last observed."""
+
+
+__all__ = ["Metric", "Name", "Task", "TrainingJob", "TrainingJobSpec"]

@@ -1,0 +1,63 @@
+"""Plan: all that one reconcile wants done, as a frozen value; who executes it decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel
+
+Status = TypeVar("Status", bound=BaseModel)
+
+Manifest = dict[str, Any]
+"""A Kubernetes object as JSON."""
+
+
+class Ref(NamedTuple):
+    """The name of an object in the namespace of its owner."""
+
+    kind: str
+    name: str
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Ref:
+        """The reference to an object at hand."""
+        return cls(manifest["kind"], manifest["metadata"]["name"])
+
+
+class Event(NamedTuple):
+    """What an owner reads in `kubectl describe`: posted only after the status that it speaks of was written."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is there: the children by reference, and the pods of them all."""
+
+    children: dict[Ref, Manifest] = field(default_factory=dict)
+    pods: tuple[Manifest, ...] = ()
+
+    @classmethod
+    def of(cls, manifests: Iterable[Manifest]) -> Observed:
+        """Sorts objects into children and pods."""
+        known = list(manifests)
+        return cls(
+            children={Ref.of(m): m for m in known if m["kind"] != "Pod"},
+            pods=tuple(m for m in known if m["kind"] == "Pod"),
+        )
+
+
+@dataclass(frozen=True)
+class Plan(Generic[Status]):
+    """What to create once, what to delete in the foreground, the new status, its events, and when to look again."""
+
+    status: Status
+    create: tuple[Manifest, ...] = ()
+    delete: tuple[Ref, ...] = ()
+    events: tuple[Event, ...] = ()
+    again: timedelta | None = None

@@ -1,0 +1,1 @@
+"""TrainingJob: from a resource to data preparation, a distributed run and an evaluation."""

@@ -1,0 +1,137 @@
+"""What ended a run: the table of failure classes, and how a pod's remains are read into one of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from lmops.api import Ending, Failure
+from lmops.api.status import FailureClass
+from lmops.plan import Manifest
+
+
+class Policy(NamedTuple):
+    """What becomes of a job whose run ended so."""
+
+    then: Literal["fails", "restarts", "resumes"]
+    """The job fails; the run starts again while the budget lasts; or it goes on, and the budget stays as it is."""
+    meaning: str
+    remedy: str
+
+
+CLASSES: dict[FailureClass, Policy] = {
+    "Data": Policy("fails", "The data cannot be used as it is.", "Mend the file or the dataset section."),
+    "Model": Policy("fails", "The model or tokenizer does not fit.", "Check model.from and model.tokenizer."),
+    "Settings": Policy("fails", "Settings contradict each other.", "Change the field that the message names."),
+    "Diverged": Policy("fails", "The loss is no longer a number.", "Lower training.learningRate."),
+    "OutOfMemory": Policy(
+        "fails",
+        "A process needed more memory than it may have.",
+        "Raise resources.perNode.memory, or lower training.microBatchSize or dataset.maxLength.",
+    ),
+    "Disk": Policy("fails", "A disk is full or cannot be written.", "Free or enlarge the volume."),
+    "Volume": Policy("fails", "A volume or a path on it is missing.", "Create it, or correct the URI."),
+    "Credentials": Policy("fails", "A private place did not let us in.", "Check credentials.secretName."),
+    "Deadline": Policy("fails", "The job worked longer than it may.", "Raise retry.deadlineSeconds."),
+    "Code": Policy("fails", "The program failed.", "The evidence shows where; please report it."),
+    "Communication": Policy("restarts", "The processes lost each other.", "Look at the network between the nodes."),
+    "WorkerLost": Policy("restarts", "A process was killed from outside.", "Look at the node's own log."),
+    "NodeLost": Policy("restarts", "A node went away.", "Nothing, unless it happens again."),
+    "Preempted": Policy("resumes", "The run was stopped from outside, in order.", "Nothing."),
+}
+
+LOG_SIGNS: tuple[tuple[str, FailureClass, str], ...] = (
+    (r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator: can't allocate", "OutOfMemory", "OutOfMemory"),
+    (r"No space left on device|Disk quota exceeded", "Disk", "DiskFull"),
+    (r"Read-only file system|Permission denied", "Disk", "NotWritable"),
+    (
+        r"NCCL (error|timeout)|ncclInternalError|Watchdog caught collective operation timeout",
+        "Communication",
+        "NcclTimeout",
+    ),
+    (r"gloo|Connection closed by peer|connectFullMesh|DistNetworkError|DistStoreError", "Communication", "GlooTimeout"),
+    (r"GatedRepoError|401 Client Error|403 Client Error", "Credentials", "AccessDenied"),
+)
+"""What a log tail betrays, where the runtime could not say it itself; the first sign that is found holds."""
+
+
+def ending_of(pod: Manifest) -> Ending | None:
+    """What the runtime itself said at its end."""
+    try:
+        return Ending.model_validate(json.loads(_terminated(pod).get("message", "")))
+    except (ValueError, ValidationError):
+        return None
+
+
+def failure_of(pod: Manifest) -> Failure | None:
+    """Why this pod failed; `None` for a pod that did not."""
+    ending = ending_of(pod)
+    if ending and ending.failure:
+        return ending.failure
+    if ending and ending.stopped:
+        at = f" A checkpoint of step {ending.stopped.step} was saved." if ending.stopped.step is not None else ""
+        return failure("Preempted", _evicted(pod) or "Stopped", f"The run was stopped by {ending.stopped.signal}.{at}")
+    if pod["status"].get("phase") != "Failed":
+        return None
+    return _remains(pod)
+
+
+def _remains(pod: Manifest) -> Failure:
+    """What a pod that could not speak leaves behind: kubelet's words, an exit code, a log tail."""
+    name, end = pod["metadata"]["name"], _terminated(pod)
+    tail = [line[:1000] for line in end.get("message", "").splitlines()[-10:]]
+    status = pod["status"]
+    if end.get("reason") == "OOMKilled":
+        limit = _limit(pod)
+        return failure("OutOfMemory", "OOMKilled", f"{name} needed more than its {limit} of memory.", tail)
+    if status.get("reason") == "NodeLost":
+        return failure("NodeLost", "NodeLost", f"The node of {name} went away.", tail)
+    if evicted := _evicted(pod):
+        return failure("Preempted", evicted, status.get("message") or f"{name} was evicted.", tail)
+    for sign, class_, reason in LOG_SIGNS:
+        if line := next((line for line in reversed(tail) if re.search(sign, line)), None):
+            return failure(class_, reason, f"{name}: {line.strip()[:500]}", tail)
+    code = end.get("exitCode")
+    if code in (137, 143):
+        signal = "SIGKILL" if code == 137 else "SIGTERM"
+        return failure("WorkerLost", "PodKilled", f"{name} was killed by {signal}, and not for its memory.", tail)
+    return failure("Code", "ExitCode", f"{name} ended with exit code {code} and said no reason.", tail)
+
+
+def failure(
+    class_: FailureClass, reason: str, message: str, evidence: list[str] | None = None, remedy: str = ""
+) -> Failure:
+    """A failure of a class, with the class's own remedy unless there is a better one."""
+    return Failure.model_validate(
+        {
+            "class": class_,
+            "reason": reason,
+            "message": message,
+            "evidence": evidence or [],
+            "remedy": remedy or CLASSES[class_].remedy,
+        }
+    )
+
+
+def _terminated(pod: Manifest) -> dict[str, Any]:
+    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
+    found: dict[str, Any] = statuses[0].get("state", {}).get("terminated") or {}
+    return found
+
+
+def _evicted(pod: Manifest) -> str | None:
+    """The word of whoever took the pod away: Evicted, Preempting, Terminated, ..."""
+    disrupted = [
+        c for c in pod["status"].get("conditions", []) if c["type"] == "DisruptionTarget" and c["status"] == "True"
+    ]
+    if disrupted or pod["status"].get("reason") in ("Evicted", "Preempting", "Terminated", "Shutdown"):
+        return str(pod["status"].get("reason") or disrupted[0].get("reason", "Disrupted"))
+    return None
+
+
+def _limit(pod: Manifest) -> str:
+    limits = pod.get("spec", {}).get("containers", [{}])[0].get("resources", {}).get("limits", {})
+    return str(limits.get("memory", "share"))

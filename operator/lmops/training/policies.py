@@ -1,0 +1,93 @@
+"""What is refused before anything starts, each with the sentence that says what to change.
+
+The rules of one field or of siblings stand with the types, in CEL; here are those that need more than the spec's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lmops.api import Failure, TrainingJob
+from lmops.api.run import LIMIT
+from lmops.training.failure import failure
+from lmops.training.stages import document
+
+CLASSIFICATION = ("accuracy", "precision", "recall", "f1", "mcc")
+
+
+def refusal(job: TrainingJob) -> Failure | None:
+    """The first policy that the job does not meet."""
+    return next((found for policy in POLICIES if (found := policy(job))), None)
+
+
+def batch_divides(job: TrainingJob) -> Failure | None:
+    """Every process takes the same number of rows, a whole number of times."""
+    training, world = job.spec.training, job.spec.resources.world
+    share = (training.micro_batch_size or 1) * world
+    if training.batch_size % share == 0:
+        return None
+    rows = f"{training.micro_batch_size} rows on each" if training.micro_batch_size else "them"
+    below, above = training.batch_size // share * share, (training.batch_size // share + 1) * share
+    return failure(
+        "Settings",
+        "BatchDoesNotDivide",
+        f"training.batchSize {training.batch_size} does not divide into {world} processes with {rows}."
+        if training.micro_batch_size
+        else f"training.batchSize {training.batch_size} does not divide into {world} processes.",
+        remedy="Set training.batchSize to " + (f"{below} or {above}." if below else f"{above}."),
+    )
+
+
+def metric_suits_the_task(job: TrainingJob) -> Failure | None:
+    """A classifier has no perplexity, a language model no F1."""
+    metric, task = job.spec.evaluation.metric, job.spec.model.task
+    if metric is None or metric == "loss":
+        return None
+    name = metric.partition(":")[0]
+    suits = {
+        "SequenceClassification": CLASSIFICATION,
+        "CausalLM": ("perplexity",),
+        "MaskedLM": ("maskedPerplexity",),
+        "BertPreTraining": ("maskedPerplexity", "accuracy"),
+    }[task]
+    if name in suits:
+        return None
+    return failure(
+        "Settings",
+        "MetricDoesNotSuit",
+        f"evaluation.metric {metric} means nothing for {task}.",
+        remedy=f"Set evaluation.metric to loss, {' or '.join(suits)}.",
+    )
+
+
+def precision_needs_an_accelerator(job: TrainingJob) -> Failure | None:
+    """Processors have no fp16 arithmetic to train with."""
+    if job.spec.training.precision != "fp16" or job.spec.resources.accelerator:
+        return None
+    return failure(
+        "Settings",
+        "PrecisionNeedsAccelerator",
+        "training.precision fp16 needs an accelerator, and resources.accelerator is not set.",
+        remedy="Ask for an accelerator, or leave training.precision out.",
+    )
+
+
+def document_fits(job: TrainingJob) -> Failure | None:
+    """The runtime gets the spec as one argument of its process."""
+    size = len(document(job, "evaluate", 0).encode())
+    if size <= LIMIT:
+        return None
+    return failure(
+        "Settings",
+        "SpecTooLarge",
+        f"The spec is {size // 1024} KiB long, and a process can be told {LIMIT // 1024} KiB.",
+        remedy="Name folders or globs instead of single files.",
+    )
+
+
+POLICIES: tuple[Callable[[TrainingJob], Failure | None], ...] = (
+    batch_divides,
+    metric_suits_the_task,
+    precision_needs_an_accelerator,
+    document_fits,
+)

@@ -1,0 +1,273 @@
+"""What a TrainingJob needs next, given what is there and what its ledger remembers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from lmops.api import Failure, TrainingJob, TrainingJobStatus
+from lmops.api.status import Phase, Stage
+from lmops.plan import Event, Observed
+from lmops.plan import Plan as AnyPlan
+from lmops.settings import Settings
+from lmops.training import status
+from lmops.training.failure import CLASSES, failure
+from lmops.training.policies import refusal
+from lmops.training.runs import Active, Done, Finished, Leaving, Lost, State, Wanted, last, look, uncounted
+from lmops.training.stages import STAGES, manifest, ref
+from lmops.training.status import Standing, told
+
+Plan = AnyPlan[TrainingJobStatus]
+WORKING: dict[Stage, Phase] = {"prepare": "Preparing", "train": "Running", "evaluate": "Evaluating"}
+
+
+def reconcile(job: TrainingJob, observed: Observed, now: datetime, settings: Settings) -> Plan:
+    """The whole decision: refuse, stop, or move the first unfinished stage one step; or report the end."""
+    if job.status.phase in status.ENDED:
+        return Plan(status=job.status)
+    if refused := refusal(job):
+        return failed(job, refused, now, accepted=False)
+    stage, state = unfinished(job, observed, now)
+    if overtime := deadline(job, now):
+        return expired(job, stage, state, overtime, now)
+    if job.spec.suspend:
+        return suspended(job, stage, state, now)
+    match state:
+        case Wanted(attempt):
+            return begun(job, stage, attempt, now, settings)
+        case Active():
+            return active(job, stage, state, now)
+        case Done():
+            return done(job, stage, state, now)
+        case Lost():
+            return lost(job, stage, state, now, settings)
+        case Leaving():
+            return leaving(job, stage, state, now)
+        case Finished():
+            return Plan(status=job.status)
+
+
+def unfinished(job: TrainingJob, observed: Observed, now: datetime) -> tuple[Stage, State]:
+    """The first stage without a result, and where it stands."""
+    states = ((stage, look(job, stage, observed, now)) for stage in STAGES)
+    return next(
+        ((stage, state) for stage, state in states if not isinstance(state, Finished)), (STAGES[-1], Finished())
+    )
+
+
+def begun(job: TrainingJob, stage: Stage, attempt: int, now: datetime, settings: Settings) -> Plan:
+    """Creates the child of an attempt, and enters it into the ledger."""
+    row, child = status.row(job, stage, attempt), manifest(job, stage, attempt, settings)
+    standing = Standing(
+        _pending(job, stage),
+        "Created",
+        f"{child['kind']} {row.name} was created.",
+        display=job.status.display.reason if attempt > 0 else "",
+        wanted=_wanted(job, stage),
+    )
+    return Plan(
+        create=(child,),
+        status=told(
+            job,
+            standing,
+            now,
+            runs=status.entered(job.status.runs, row),
+            progress=status.started(job.status.progress, row.name, stage, attempt),
+            start_time=job.status.start_time or now,
+        ),
+        events=(Event("Normal", "Created", f"Created {child['kind']} {row.name}"),),
+    )
+
+
+def active(job: TrainingJob, stage: Stage, state: Active, now: datetime) -> Plan:
+    """Reports how many pods run, or what they wait for."""
+    row = status.row(job, stage, state.attempt)
+    first = state.running > 0 and row.state == "Pending"
+    if first:
+        row = row.model_copy(update={"state": "Running", "started_at": state.since or now})
+    up = state.running > 0 or row.state == "Running"
+    phase = WORKING[stage] if up else _pending(job, stage)
+    message = state.waiting if state.waiting else f"{state.running} of {state.wanted} pods run."
+    reason = WORKING[stage] if up else "Pending"
+    shown = _shown(job, phase, state.waiting)
+    standing = Standing(phase, reason, message, display=shown, running=state.running, wanted=state.wanted)
+    healthy = {"failure": None} if up and state.running == state.wanted else {}
+    return Plan(
+        status=told(job, standing, now, runs=status.entered(job.status.runs, row), **healthy),
+        events=(Event("Normal", "Started", f"{row.name} runs on {state.running} of {state.wanted} pods"),)
+        if first
+        else (),
+        again=_soonest(state.again, _until_deadline(job, now)),
+    )
+
+
+def done(job: TrainingJob, stage: Stage, state: Done, now: datetime) -> Plan:
+    """Records a result; the last one completes the job."""
+    row = status.row(job, stage, state.attempt).model_copy(
+        update={"state": "Succeeded", "finished_at": now, "checkpoint": state.checkpoint, "reason": "Completed"}
+    )
+    row = row.model_copy(update={"started_at": row.started_at or now})
+    changes = {
+        "runs": status.entered(job.status.runs, row),
+        "progress": status.finished(job.status.progress, row.name, stage, state.attempt),
+        "failure": None,
+        **status.results(state.result),
+    }
+    if stage != STAGES[-1]:
+        standing = Standing(WORKING[stage], "StageCompleted", f"{row.name} has left its result.")
+        return Plan(
+            status=told(job, standing, now, **changes),
+            events=(Event("Normal", "StageCompleted", f"{row.name} completed"),),
+            again=timedelta(0),
+        )
+    return completed(job, changes, now)
+
+
+def completed(job: TrainingJob, changes: dict[str, object], now: datetime) -> Plan:
+    """The end that was wanted: the model is published and measured."""
+    evaluation = job.status.model_copy(update=changes).evaluation
+    verdict = (evaluation.verdict if evaluation else None) or "The model is published."
+    shown = verdict[:120] if evaluation and evaluation.beats_baseline is False else ""
+    standing = Standing("Succeeded", "Completed", verdict, display=shown)
+    return Plan(status=told(job, standing, now, **changes), events=(Event("Normal", "Completed", verdict),))
+
+
+def lost(job: TrainingJob, stage: Stage, state: Lost, now: datetime, settings: Settings) -> Plan:
+    """Records why an attempt ended, before anything of it is deleted; then it is tried again, or the job has failed."""
+    why = state.failure
+    row = status.row(job, stage, state.attempt).model_copy(
+        update={
+            "state": "Stopped" if uncounted(why) else "Failed",
+            "reason": why.reason,
+            "message": why.message,
+            "evidence": why.evidence,
+            "checkpoint": state.checkpoint,
+            "finished_at": now,
+        }
+    )
+    runs = status.entered(job.status.runs, row)
+    restarts = job.status.restarts + (0 if uncounted(why) else 1)
+    recorded = job.model_copy(update={"status": job.status.model_copy(update={"runs": runs})})
+    if spent := _spent(recorded, stage, why, restarts, settings):
+        return failed(recorded, spent, now)
+    count = f"restart {restarts} of {job.spec.retry.restarts}" if not uncounted(why) else "goes on"
+    at = f" from step {state.checkpoint}" if state.checkpoint is not None else ""
+    standing = Standing(
+        "Restarting", why.reason, f"{why.message} {count.capitalize()}{at}.", display=f"{why.reason}: {count}{at}"
+    )
+    return Plan(
+        status=told(recorded, standing, now, restarts=restarts, failure=why),
+        events=(Event("Warning", "Restarting", f"{why.reason}: {why.message} {count.capitalize()}{at}."),),
+        again=timedelta(0),
+    )
+
+
+def leaving(job: TrainingJob, stage: Stage, state: Leaving, now: datetime) -> Plan:
+    """Deletes what is left of a recorded attempt, and waits until it is gone."""
+    standing = Standing(
+        "Restarting", "Leaving", "The pods of the last attempt are leaving.", display=job.status.display.reason
+    )
+    return Plan(status=told(job, standing, now), delete=state.remains, again=state.again)
+
+
+def suspended(job: TrainingJob, stage: Stage, state: State, now: datetime) -> Plan:
+    """Ends the running attempt in order: its pods save a checkpoint when they are told to go."""
+    standing = Standing(
+        "Suspended", "Suspended", "spec.suspend is true; set it to false to go on.", display="suspended"
+    )
+    if isinstance(state, Done):
+        return done(job, stage, state, now)
+    if isinstance(state, Active | Lost):
+        saved = _saved(job, stage, state)
+        row = status.row(job, stage, state.attempt).model_copy(
+            update={"state": "Stopped", "reason": "Suspended", "finished_at": now, "checkpoint": saved}
+        )
+        events = (Event("Normal", "Suspended", f"{row.name} is stopped"),)
+        runs = status.entered(job.status.runs, row)
+        return Plan(status=told(job, standing, now, runs=runs), events=events, again=timedelta(0))
+    if isinstance(state, Leaving):
+        return Plan(status=told(job, standing, now), delete=state.remains, again=state.again)
+    return Plan(status=told(job, standing, now))
+
+
+def failed(job: TrainingJob, why: Failure, now: datetime, accepted: bool = True) -> Plan:
+    """The end that was not wanted. Pods stay as they are, for whoever wants to look."""
+    standing = Standing("Failed", why.reason, f"{why.message} {why.remedy}".strip(), accepted, status.told_failure(why))
+    return Plan(
+        status=told(job, standing, now, failure=why),
+        events=(Event("Warning", why.reason, f"{why.message} {why.remedy}".strip()),),
+    )
+
+
+def expired(job: TrainingJob, stage: Stage, state: State, why: Failure, now: datetime) -> Plan:
+    """A job past its deadline: what runs is stopped, and the job has failed."""
+    if isinstance(state, Done) and stage == STAGES[-1]:
+        return done(job, stage, state, now)
+    plan = failed(job, why, now)
+    if not isinstance(state, Active | Lost):
+        return plan
+    row = status.row(job, stage, state.attempt).model_copy(
+        update={"state": "Failed", "reason": why.reason, "finished_at": now, "checkpoint": _saved(job, stage, state)}
+    )
+    recorded = plan.status.model_copy(update={"runs": status.entered(job.status.runs, row)})
+    return replace(plan, status=recorded, delete=(ref(job, stage, state.attempt),))
+
+
+def deadline(job: TrainingJob, now: datetime) -> Failure | None:
+    """Whether the job has worked longer than it may."""
+    left = _until_deadline(job, now)
+    if left is None or left > timedelta(0):
+        return None
+    allowed = job.spec.retry.deadline_seconds
+    return failure("Deadline", "DeadlineExceeded", f"The job has worked longer than the {allowed} s that it may.")
+
+
+def _until_deadline(job: TrainingJob, now: datetime) -> timedelta | None:
+    allowed = job.spec.retry.deadline_seconds
+    return timedelta(seconds=allowed) - status.worked(job.status.runs, now) if allowed else None
+
+
+def _spent(job: TrainingJob, stage: Stage, why: Failure, restarts: int, settings: Settings) -> Failure | None:
+    """Why an attempt is the last: its failure would only repeat, or the budget is used up."""
+    if CLASSES[why.class_].then == "fails":
+        return why
+    if not uncounted(why):
+        allowed = job.spec.retry.restarts
+        if restarts <= allowed:
+            return None
+        spent = f" It was restarted {allowed} times, as often as retry.restarts allows." if allowed else ""
+        return why.model_copy(update={"message": why.message + spent})
+    rows = [run for run in job.status.runs if run.stage == stage][-settings.stops_without_progress :]
+    stuck = len(rows) == settings.stops_without_progress and all(
+        run.state == "Stopped" and run.checkpoint == rows[0].checkpoint for run in rows
+    )
+    if not stuck:
+        return None
+    message = f"The run was stopped {len(rows)} times in a row without a newer checkpoint. {why.message}"
+    return why.model_copy(update={"message": message, "remedy": "Save checkpoints more often (checkpoint.every)."})
+
+
+def _saved(job: TrainingJob, stage: Stage, state: Active | Lost) -> int | None:
+    if isinstance(state, Lost):
+        return state.checkpoint
+    progress = job.status.progress.runs.get(ref(job, stage, state.attempt).name)
+    return progress.checkpoint if progress else None
+
+
+def _shown(job: TrainingJob, phase: Phase, waiting: str) -> str:
+    """While a restart waits for nothing in particular, why it was needed stays on show."""
+    return job.status.display.reason if phase == "Restarting" and ":" not in waiting else waiting[:120]
+
+
+def _pending(job: TrainingJob, stage: Stage) -> Phase:
+    """A first attempt is pending; a later one is part of a restart."""
+    row = last(job.status.runs, stage)
+    return "Restarting" if row and (row.attempt > 0 or row.state in ("Failed", "Stopped")) else "Pending"
+
+
+def _wanted(job: TrainingJob, stage: Stage) -> int:
+    return job.spec.resources.nodes if stage == "train" else 1
+
+
+def _soonest(*waits: timedelta | None) -> timedelta | None:
+    return min((wait for wait in waits if wait is not None), default=None)

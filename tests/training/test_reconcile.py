@@ -1,0 +1,392 @@
+"""State in, Plan out: what a TrainingJob does next."""
+
+from __future__ import annotations
+
+import pytest
+from builders import (
+    NOON,
+    SETTINGS,
+    World,
+    ended_pod,
+    pod,
+    running_pod,
+    said,
+    succeeded_pod,
+    trainingjob,
+)
+
+from lmops.plan import Observed, Ref
+from lmops.training.reconcile import reconcile
+
+KILLED = {"class": "WorkerLost", "reason": "RankKilled", "message": "Rank 1 was killed by SIGKILL.", "remedy": "-"}
+DATA = {"class": "Data", "reason": "UnknownColumn", "message": 'No column "txet".', "remedy": 'Did you mean "text"?'}
+
+
+def world(**spec: object) -> World:
+    begun = World(trainingjob(**spec))
+    begun.settle()
+    return begun
+
+
+def training(**spec: object) -> World:
+    """A job whose data is prepared and whose training runs."""
+    begun = world(**spec)
+    begun.complete("prepare")
+    begun.settle()
+    nodes = begun.job.spec.resources.nodes
+    begun.put(*(running_pod(begun.job, "train", index=i) for i in range(nodes)))
+    return begun
+
+
+def conditions(world: World) -> dict[str, str]:
+    return {c.type: c.status for c in world.job.status.conditions}
+
+
+def test_a_new_job_begins_with_the_preparation_of_its_data():
+    plan = reconcile(trainingjob(), Observed(), NOON, SETTINGS)
+
+    assert [Ref.of(child) for child in plan.create] == [("Job", "reviews-prepare-a0")]
+    assert [(run.name, run.state) for run in plan.status.runs] == [("reviews-prepare-a0", "Pending")]
+    assert plan.status.phase == "Pending"
+
+
+def test_a_whole_life_runs_three_stages_and_ends_with_a_published_model():
+    life = world()
+    life.complete("prepare", "train", "evaluate")
+
+    assert life.created == ["reviews-prepare-a0", "reviews-train-a0", "reviews-evaluate-a0"]
+    assert life.deleted == []
+    assert (life.job.status.phase, life.job.status.display.reason) == ("Succeeded", "")
+    assert life.job.status.model.uri == "pvc://models/reviews/0123456789ab"
+    assert life.job.status.progress.percent == 100
+    assert conditions(life) == {
+        "Accepted": "True",
+        "Progressing": "False",
+        "Complete": "True",
+        "Failed": "False",
+        "Suspended": "False",
+        "Reconciling": "False",
+        "Stalled": "False",
+    }
+
+
+@pytest.mark.parametrize(
+    ("stage", "phase"), [("prepare", "Preparing"), ("train", "Running"), ("evaluate", "Evaluating")]
+)
+def test_the_phase_names_what_runs(stage: str, phase: str):
+    life = world()
+    life.complete(*{"prepare": (), "train": ("prepare",), "evaluate": ("prepare", "train")}[stage])
+    life.put(running_pod(life.job, stage))
+
+    assert (life.job.status.phase, life.job.status.display.nodes) == (phase, "1/1")
+
+
+def test_a_pod_that_cannot_start_says_why_in_the_schedulers_own_words():
+    life = world()
+    unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no GPU"}
+    life.put(pod(life.job, "prepare", phase="Pending", conditions=[unschedulable]))
+
+    assert (life.job.status.phase, life.job.status.display.reason) == ("Pending", "Unschedulable: 0/3 nodes: no GPU")
+
+
+def test_an_image_that_cannot_be_pulled_is_said_in_the_kubelets_own_words():
+    life = world()
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "x"'}}
+    life.put(pod(life.job, "prepare", phase="Pending", containerStatuses=[{"state": waiting}]))
+
+    assert life.job.status.display.reason == 'ImagePullBackOff: Back-off pulling image "x"'
+
+
+def test_a_lost_worker_is_recorded_before_anything_is_deleted():
+    life = training()
+    lost = ended_pod(life.job, "train", code=1, message=said("train", checkpoint=800, failure=KILLED))
+    life.pods[lost["metadata"]["name"]] = lost
+
+    plan = life.reconcile()
+
+    assert (plan.create, plan.delete) == ((), ())
+    row = plan.status.runs[-1]
+    assert (row.state, row.reason, row.checkpoint, row.finished_at) == ("Failed", "RankKilled", 800, NOON)
+    assert plan.status.phase == "Restarting"
+    assert plan.status.display.reason == "RankKilled: restart 1 of 3 from step 800"
+
+
+def test_what_was_recorded_is_deleted_then_awaited_then_replaced():
+    life = training()
+    lost = ended_pod(life.job, "train", code=1, message=said("train", checkpoint=800, failure=KILLED))
+    life.pods[lost["metadata"]["name"]] = lost
+    life.reconcile()
+
+    second = life.reconcile()
+    third = life.reconcile()
+
+    assert (second.create, second.delete) == ((), (("PyTorchJob", "reviews-train-a0"),))
+    assert [Ref.of(child).name for child in third.create] == ["reviews-train-a1"]
+
+
+def test_nothing_is_created_while_pods_of_the_last_attempt_are_leaving():
+    life = training()
+    lost = ended_pod(life.job, "train", code=1, message=said("train", failure=KILLED))
+    life.pods[lost["metadata"]["name"]] = lost
+    life.reconcile()
+    leaving = {**lost, "metadata": {**lost["metadata"], "deletionTimestamp": NOON.isoformat()}}
+    life.children.clear()
+    life.pods = {lost["metadata"]["name"]: leaving}
+
+    waiting = life.reconcile()
+    life.pass_time(minutes=3)
+    moving_on = life.reconcile()
+
+    assert (waiting.create, waiting.delete) == ((), ())
+    assert [Ref.of(child).name for child in moving_on.create] == ["reviews-train-a1"]
+
+
+def test_the_retry_budget_ends():
+    life = training(retry={"restarts": 2})
+    for attempt in range(3):
+        life.put(running_pod(life.job, "train", attempt))
+        life.put(ended_pod(life.job, "train", attempt, code=1, message=said("train", attempt, failure=KILLED)))
+
+    assert life.created[1:] == ["reviews-train-a0", "reviews-train-a1", "reviews-train-a2"]
+    assert (life.job.status.phase, life.job.status.restarts) == ("Failed", 2)
+    assert life.job.status.failure.message == (
+        "Rank 1 was killed by SIGKILL. It was restarted 2 times, as often as retry.restarts allows."
+    )
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train", "evaluate"])
+def test_an_unusable_input_fails_at_once_and_keeps_its_pods(stage: str):
+    life = world()
+    life.complete(*{"prepare": (), "train": ("prepare",), "evaluate": ("prepare", "train")}[stage])
+    life.put(ended_pod(life.job, stage, code=1, message=said(stage, failure=DATA)))
+
+    assert life.job.status.phase == "Failed"
+    assert life.job.status.failure.manifest() == {**DATA, "evidence": []}
+    assert life.deleted == []
+    assert conditions(life)["Failed"] == conditions(life)["Stalled"] == "True"
+
+
+def test_a_stop_from_outside_is_not_counted():
+    life = training()
+    stopped = said("train", checkpoint=120, stopped={"signal": "SIGTERM", "step": 120})
+    life.put(ended_pod(life.job, "train", code=0, message=stopped))
+
+    assert life.created[-1] == "reviews-train-a1"
+    assert (life.job.status.restarts, life.job.status.runs[1].state) == (0, "Stopped")
+    assert life.job.status.display.reason == "Stopped: goes on from step 120"
+
+
+def test_stops_without_a_newer_checkpoint_come_to_an_end():
+    life = training()
+    for attempt in range(3):
+        stopped = said("train", attempt, checkpoint=120, stopped={"signal": "SIGTERM", "step": 120})
+        life.put(ended_pod(life.job, "train", attempt, message=stopped))
+
+    assert life.job.status.phase == "Failed"
+    assert life.job.status.failure.message.startswith("The run was stopped 3 times in a row without a newer checkpoint.")
+
+
+def test_stops_with_newer_checkpoints_go_on_for_ever():
+    life = training()
+    for attempt in range(10):
+        stopped = said("train", attempt, checkpoint=attempt, stopped={"signal": "SIGTERM", "step": attempt})
+        life.put(ended_pod(life.job, "train", attempt, message=stopped))
+
+    assert (life.job.status.phase, life.created[-1]) == ("Restarting", "reviews-train-a10")
+
+
+def test_an_evicted_pod_that_could_not_speak_is_not_counted():
+    life = training()
+    life.put(ended_pod(life.job, "train", code=137, phase="Failed", reason="Evicted", message="low on memory"))
+
+    assert (life.job.status.restarts, life.job.status.runs[1].reason) == (0, "Evicted")
+
+
+@pytest.mark.parametrize(
+    ("pod", "class_", "reason"),
+    [
+        ({"code": 137, "why": "OOMKilled"}, "OutOfMemory", "OOMKilled"),
+        ({"code": 137}, "WorkerLost", "PodKilled"),
+        ({"code": 1, "message": "torch.OutOfMemoryError: CUDA out of memory"}, "OutOfMemory", "OutOfMemory"),
+        ({"code": 1, "message": "OSError: [Errno 28] No space left on device"}, "Disk", "DiskFull"),
+        ({"code": 1, "message": "RuntimeError: NCCL error in: x"}, "Communication", "NcclTimeout"),
+        ({"code": 1, "message": "[gloo] Connection closed by peer"}, "Communication", "GlooTimeout"),
+        ({"code": 1, "message": "KeyError: 'x'"}, "Code", "ExitCode"),
+        ({"code": 1, "reason": "NodeLost"}, "NodeLost", "NodeLost"),
+    ],
+)
+def test_a_pod_that_could_not_speak_is_read_from_what_it_left(pod: dict[str, object], class_: str, reason: str):
+    life = training()
+    fallen = ended_pod(life.job, "train", **pod)
+    life.pods[fallen["metadata"]["name"]] = fallen
+    plan = life.reconcile()
+
+    assert (plan.status.failure.class_, plan.status.failure.reason) == (class_, reason)
+
+
+def test_the_cause_is_told_and_not_its_echo():
+    life = training(resources={"nodes": 2})
+    echo = {"class": "Communication", "reason": "GlooTimeout", "message": "closed by peer", "remedy": "-"}
+    cause = {"class": "Diverged", "reason": "LossNotFinite", "message": "The loss became NaN.", "remedy": "-"}
+    first = ended_pod(life.job, "train", index=0, code=1, message=said("train", failure=echo))
+    second = ended_pod(life.job, "train", index=1, code=1, message=said("train", failure=cause))
+    life.put(first, second)
+
+    assert life.job.status.failure.reason == "LossNotFinite"
+
+
+def test_a_child_deleted_while_it_runs_is_a_new_attempt():
+    life = training()
+    life.children.pop(Ref("PyTorchJob", "reviews-train-a0"))
+    life.pods = {k: p for k, p in life.pods.items() if "train" not in k}
+    life.settle()
+
+    assert life.created[-1] == "reviews-train-a1"
+    assert life.job.status.runs[1].reason == "Deleted"
+
+
+def test_a_child_deleted_after_its_end_changes_nothing():
+    life = world()
+    life.complete("prepare", "train", "evaluate")
+    life.children.clear()
+    life.pods.clear()
+    life.settle()
+
+    assert len(life.created) == 3
+    assert life.job.status.phase == "Succeeded"
+
+
+def test_a_created_child_that_the_ledger_does_not_know_is_not_created_twice():
+    job = trainingjob()
+    plan = reconcile(job, Observed(), NOON, SETTINGS)
+
+    again = reconcile(job, Observed.of(plan.create), NOON, SETTINGS)
+
+    assert again.create == ()
+    assert [run.name for run in again.status.runs] == ["reviews-prepare-a0"]
+
+
+def test_a_result_counts_even_when_a_pod_of_the_group_has_failed():
+    life = training(resources={"nodes": 2})
+    life.put(ended_pod(life.job, "train", index=1, code=1, message="recvVector failed"), succeeded_pod(life.job, "train"))
+
+    assert life.job.status.best.value == 0.838
+
+
+def test_success_without_a_result_is_a_failure_after_a_minute():
+    life = training()
+    child = life.children[Ref("PyTorchJob", "reviews-train-a0")]
+    child["status"] = {"conditions": [{"type": "Succeeded", "status": "True", "lastTransitionTime": NOON.isoformat()}]}
+    life.put(ended_pod(life.job, "train", message=""))
+    early = life.job.status.phase
+    life.pass_time(seconds=61)
+    life.settle()
+
+    assert (early, life.job.status.phase) == ("Running", "Failed")
+    assert life.job.status.failure.reason == "ResultMissing"
+
+
+def test_suspending_stops_the_run_and_resuming_starts_an_uncounted_attempt():
+    life = training()
+    life.job = life.job.model_copy(update={"spec": life.job.spec.model_copy(update={"suspend": True})})
+    life.settle()
+    suspended = (life.job.status.phase, life.deleted[:], conditions(life)["Suspended"])
+    life.job = life.job.model_copy(update={"spec": life.job.spec.model_copy(update={"suspend": False})})
+    life.settle()
+
+    assert suspended == ("Suspended", ["reviews-train-a0"], "True")
+    assert (life.created[-1], life.job.status.restarts) == ("reviews-train-a1", 0)
+
+
+def test_a_job_past_its_deadline_stops_and_fails():
+    life = training(retry={"deadlineSeconds": 600})
+    life.pass_time(seconds=601)
+    life.settle()
+
+    assert (life.job.status.phase, life.deleted) == ("Failed", ["reviews-train-a0"])
+    assert life.job.status.failure.reason == "DeadlineExceeded"
+
+
+def test_waiting_for_pods_does_not_use_up_the_deadline():
+    life = world(retry={"deadlineSeconds": 600})
+    life.pass_time(hours=5)
+    life.settle()
+
+    assert life.job.status.phase == "Pending"
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "remedy"),
+    [
+        (
+            {"resources": {"nodes": 3}},
+            "BatchDoesNotDivide",
+            "Set training.batchSize to 30 or 33.",
+        ),
+        (
+            {"training": {"batchSize": 6, "microBatchSize": 4}},
+            "BatchDoesNotDivide",
+            "Set training.batchSize to 4 or 8.",
+        ),
+        (
+            {"evaluation": {"metric": "perplexity"}},
+            "MetricDoesNotSuit",
+            "Set evaluation.metric to loss, accuracy or precision or recall or f1 or mcc.",
+        ),
+        (
+            {"training": {"precision": "fp16"}},
+            "PrecisionNeedsAccelerator",
+            "Ask for an accelerator, or leave training.precision out.",
+        ),
+        (
+            {
+                "dataset": {
+                    "train": {"sources": [{"uris": [f"pvc://data/{i}/{'x' * 480}" for i in range(64)]} for _ in range(4)]}
+                }
+            },
+            "SpecTooLarge",
+            "Name folders or globs instead of single files.",
+        ),
+    ],
+)
+def test_a_spec_that_cannot_work_is_refused_before_anything_starts(spec: dict[str, object], reason: str, remedy: str):
+    plan = reconcile(trainingjob(**spec), Observed(), NOON, SETTINGS)
+
+    assert plan.create == ()
+    assert (plan.status.failure.reason, plan.status.failure.remedy) == (reason, remedy)
+    assert {c.type: c.status for c in plan.status.conditions}["Accepted"] == "False"
+
+
+def test_a_condition_keeps_its_time_until_it_flips():
+    life = training()
+    before = {c.type: c.last_transition_time for c in life.job.status.conditions}
+    life.pass_time(minutes=5)
+    life.put(succeeded_pod(life.job, "train"))
+
+    after = {c.type: c.last_transition_time for c in life.job.status.conditions}
+    assert before == after
+
+
+def test_reconciling_what_is_settled_changes_nothing():
+    life = training()
+    before = life.job.status
+    life.pass_time(minutes=1)
+    plan = life.reconcile()
+
+    assert plan.status == before
+    assert (plan.create, plan.delete, plan.events) == ((), (), ())
+
+
+def test_events_tell_the_story_once():
+    life = training()
+    life.put(ended_pod(life.job, "train", code=1, message=said("train", checkpoint=800, failure=KILLED)))
+
+    assert life.events == [
+        ("Normal", "Created"),
+        ("Normal", "Started"),
+        ("Normal", "StageCompleted"),
+        ("Normal", "Created"),
+        ("Normal", "Started"),
+        ("Warning", "Restarting"),
+        ("Normal", "Created"),
+    ]
