@@ -25,7 +25,13 @@ DATASET = {
 }
 BEST = {"step": 282, "metric": "f1", "value": 0.838, "path": "pvc://models/reviews/.lmops/jobs/u-1/best"}
 MODEL = {"uri": "pvc://models/reviews/0123456789ab", "digest": "sha256:" + "0" * 64, "sizeBytes": 1, "parameters": 2}
-EVALUATION = {"split": "validation", "rows": 1059, "metrics": {"f1": 0.838}, "baseline": {"f1": 0.781}, "beatsBaseline": True}
+EVALUATION = {
+    "split": "validation",
+    "rows": 1059,
+    "metrics": {"f1": 0.838},
+    "baseline": {"f1": 0.781},
+    "beatsBaseline": True,
+}
 RESULTS: dict[str, dict[str, Any]] = {
     "prepare": {"dataset": DATASET},
     "train": {"best": BEST},
@@ -87,7 +93,7 @@ def succeeded_pod(job: TrainingJob, stage: str, attempt: int = 0) -> Manifest:
 
 
 class World:
-    """A cluster that executes plans at once and in which pods do what a test says: for stories of several reconciles."""
+    """A cluster that executes plans at once, and whose pods do what a test says."""
 
     def __init__(self, job: TrainingJob, settings: Settings = SETTINGS) -> None:
         self.job, self.settings, self.now = job, settings, NOON

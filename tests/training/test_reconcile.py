@@ -14,7 +14,6 @@ from builders import (
     succeeded_pod,
     trainingjob,
 )
-
 from lmops.plan import Observed, Ref
 from lmops.training.reconcile import reconcile
 
@@ -83,7 +82,12 @@ def test_the_phase_names_what_runs(stage: str, phase: str):
 
 def test_a_pod_that_cannot_start_says_why_in_the_schedulers_own_words():
     life = world()
-    unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no GPU"}
+    unschedulable = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes: no GPU",
+    }
     life.put(pod(life.job, "prepare", phase="Pending", conditions=[unschedulable]))
 
     assert (life.job.status.phase, life.job.status.display.reason) == ("Pending", "Unschedulable: 0/3 nodes: no GPU")
@@ -183,7 +187,9 @@ def test_stops_without_a_newer_checkpoint_come_to_an_end():
         life.put(ended_pod(life.job, "train", attempt, message=stopped))
 
     assert life.job.status.phase == "Failed"
-    assert life.job.status.failure.message.startswith("The run was stopped 3 times in a row without a newer checkpoint.")
+    assert life.job.status.failure.message.startswith(
+        "The run was stopped 3 times in a row without a newer checkpoint."
+    )
 
 
 def test_stops_with_newer_checkpoints_go_on_for_ever():
@@ -268,7 +274,9 @@ def test_a_created_child_that_the_ledger_does_not_know_is_not_created_twice():
 
 def test_a_result_counts_even_when_a_pod_of_the_group_has_failed():
     life = training(resources={"nodes": 2})
-    life.put(ended_pod(life.job, "train", index=1, code=1, message="recvVector failed"), succeeded_pod(life.job, "train"))
+    life.put(
+        ended_pod(life.job, "train", index=1, code=1, message="recvVector failed"), succeeded_pod(life.job, "train")
+    )
 
     assert life.job.status.best.value == 0.838
 
@@ -341,7 +349,9 @@ def test_waiting_for_pods_does_not_use_up_the_deadline():
         (
             {
                 "dataset": {
-                    "train": {"sources": [{"uris": [f"pvc://data/{i}/{'x' * 480}" for i in range(64)]} for _ in range(4)]}
+                    "train": {
+                        "sources": [{"uris": [f"pvc://data/{i}/{'x' * 480}" for i in range(64)]} for _ in range(4)]
+                    }
                 }
             },
             "SpecTooLarge",

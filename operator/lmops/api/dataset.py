@@ -43,7 +43,7 @@ class Rows(Model):
     quote: Annotated[str, Field(max_length=1)] | None = None
     """What encloses a `csv` value that holds a delimiter; empty for none. Default: none where the delimiter is a tab, else `"`."""
     header: bool | None = None
-    """Whether the first line of `csv` names the columns. Default: true."""
+    """Whether the first line of `csv` names the columns. Default: true. Without a header, lines at the top that begin with `# ` are comments."""
     encoding: Word | None = None
     """The encoding of the text. Default: utf-8."""
     columns: Columns | None = None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lmops.api import Failure, Result, RunRecord, TrainingJob, TrainingJobStatus
 from lmops.api.base import Condition
-from lmops.api.status import Phase, Progress, RunProgress, Stage
+from lmops.api.status import Display, Phase, Progress, RunProgress, Stage
 from lmops.training.stages import DONE_AFTER, ref
 
 ENDED: frozenset[Phase] = frozenset({"Succeeded", "Failed"})
@@ -31,18 +31,26 @@ class Standing:
 
 def told(job: TrainingJob, standing: Standing, now: datetime, **changes: Any) -> TrainingJobStatus:
     """The whole new status: the standing told in conditions, the changes, and everything else as it was."""
-    old = job.status
-    nodes = f"{standing.running}/{standing.wanted}" if standing.wanted else ""
-    return old.model_copy(
+    new = job.status.model_copy(update=changes)
+    return new.model_copy(
         update={
             "phase": standing.phase,
             "conditions": _conditions(job, standing, now),
             "observed_generation": job.metadata.generation,
-            "display": old.display.model_copy(update={"nodes": nodes, "reason": standing.display}),
+            "display": _display(job.status, new, standing),
             "completion_time": now.replace(microsecond=0) if standing.phase in ENDED else None,
-            **changes,
         }
     )
+
+
+def _display(old: TrainingJobStatus, new: TrainingJobStatus, standing: Standing) -> Display:
+    """The line of `kubectl get`. Percent and metric are the progress endpoint's, but where a run starts or ends."""
+    shown = {"nodes": f"{standing.running}/{standing.wanted}" if standing.wanted else "", "reason": standing.display}
+    if new.progress != old.progress:
+        shown["progress"] = f"{new.progress.percent}%"
+    if new.best and (value := (new.evaluation.metrics if new.evaluation else {}).get(new.best.metric, new.best.value)):
+        shown["metric"] = f"{new.best.metric}={value:.2f}"
+    return old.display.model_copy(update=shown)
 
 
 def _conditions(job: TrainingJob, standing: Standing, now: datetime) -> list[Condition]:

@@ -1,0 +1,23 @@
+"""The command `lmops`."""
+
+from __future__ import annotations
+
+import typer
+
+from lmops.local.commands import app as local
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="The life of a language model: train it, compress it, serve it.",
+)
+app.add_typer(local, name="local")
+
+
+@app.callback()
+def lmops() -> None:
+    """The life of a language model: train it, compress it, serve it."""
+
+
+if __name__ == "__main__":
+    app(prog_name="lmops")

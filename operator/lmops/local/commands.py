@@ -1,0 +1,237 @@
+"""The commands of `lmops local`: thin, so that all words and rules stand where they belong."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lmops.local import tables
+from lmops.local.admission import Admitted, admit, secret_data
+from lmops.local.detached import detach
+from lmops.local.display import Screen
+from lmops.local.documents import AdmissionError, read
+from lmops.local.home import Folder, Home
+from lmops.local.kinds import KINDS
+from lmops.local.logs import print_logs
+from lmops.local.targets import chosen, named, one, refuse, trained
+from lmops.local.volumes import SCHEME, VolumeError, Volumes
+from lmops.parts import claims
+
+app = typer.Typer(no_args_is_help=True, help="Run the same YAML on this machine, without a cluster.")
+
+Files = Annotated[
+    list[str], typer.Option("-f", "--filename", help="A file or a folder of files; - is the standard input.")
+]
+Namespace = Annotated[str, typer.Option("-n", "--namespace", help="The namespace.")]
+Output = Annotated[str, typer.Option("-o", "--output", help="yaml, json or wide.")]
+Target = Annotated[str, typer.Argument(metavar="KIND/NAME", help="As trainingjob/reviews, tj/reviews or reviews.")]
+
+
+@app.command()
+def apply(
+    filename: Files,
+    volume: Annotated[list[str] | None, typer.Option(help="claim=folder: where a volume lies; remembered.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="path=value: replaces a field; null removes it.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--detach", help="Stay until the end, or leave it running.")] = True,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Run on the processor what asks for accelerators.")] = False,
+    namespace: Namespace = "default",
+    output: Output = "",
+) -> None:
+    """Run what the files describe, and stay until it ends. Ctrl-C keeps the checkpoint; apply again goes on."""
+    home, console = Home.found(), Console(stderr=bool(output), highlight=False)
+    try:
+        admitted = admit(read(filename), home, set_ or [], namespace)
+        _provide(admitted, home, volume or [], console)
+    except (AdmissionError, VolumeError) as error:
+        refuse(str(error))
+    folders = [_taken_in(home, manifest, cpu, console) for manifest in admitted.resources]
+    if wait:
+        code = _work(home, folders, console, f"lmops local apply {_again(filename, set_ or [], cpu)}")
+    else:
+        code = _detached(folders, console)
+    if output:
+        _print([resource for folder in folders if (resource := folder.resource())], output)
+    raise typer.Exit(code)
+
+
+@app.command()
+def get(
+    target: Annotated[str, typer.Argument(metavar="[KIND[/NAME]]")] = "",
+    output: Output = "",
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Print again whenever something changes.")] = False,
+    namespace: Namespace = "default",
+) -> None:
+    """Show resources, as `kubectl get` does."""
+    shown = None
+    while True:
+        folders = chosen(Home.found(), target, namespace)
+        resources = [resource for folder in folders if (resource := folder.resource())]
+        if resources != shown:
+            _print(resources, output)
+        if not watch:
+            return
+        shown = resources
+        time.sleep(1)
+
+
+@app.command()
+def describe(target: Target, namespace: Namespace = "default") -> None:
+    """Tell the story of a resource: conditions, runs, events, and how it ended."""
+    home = Home.found()
+    folder = one(home, target, namespace)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for part in tables.described(folder, folder.resource() or {}, Volumes(home), tables.now()):
+        console.print(part)
+
+
+@app.command()
+def logs(
+    target: Target,
+    stage: Annotated[str, typer.Option(help="Only this stage, as train.")] = "",
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the resource ends.")] = False,
+    namespace: Namespace = "default",
+) -> None:
+    """Print what the pods of a resource said: of each stage the last attempt."""
+    folder = one(Home.found(), target, namespace)
+    if not print_logs(folder, stage, follow, sys.stdout):
+        refuse(
+            f"{folder} has no logs{' of stage ' + stage if stage else ''} yet; `lmops local describe {folder}` says why"
+        )
+
+
+@app.command()
+def delete(
+    target: Annotated[str, typer.Argument(metavar="KIND/NAME")] = "",
+    filename: Annotated[
+        list[str] | None, typer.Option("-f", "--filename", help="Delete what these files name.")
+    ] = None,
+    namespace: Namespace = "default",
+) -> None:
+    """Stop a resource in order and forget it. Models, checkpoints and data stay on their volumes."""
+    home = Home.found()
+    folders = [one(home, target, namespace)] if target else named(home, filename or [], namespace)
+    for folder in folders:
+        folder.ask_deletion(tables.now())
+    console, again = Console(highlight=False), shlex.join(["lmops", "local", "delete", *([target] if target else [])])
+    with Screen(console) as screen:
+        for folder in folders:
+            screen.skip(str(folder), folder.status(), KINDS[folder.kind].story)
+        code = _session(home, folders, screen, again)
+    raise typer.Exit(code)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def predict(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model folder, a pvc:// or hf:// URI, or KIND/NAME of a job.")],
+    file: Annotated[str, typer.Argument(help="The texts: jsonl, csv, parquet or plain lines.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Where the predictions go; default: the screen.")] = "",
+    namespace: Namespace = "default",
+) -> None:
+    """Stream a file of any size through a model. Further options, as --text COLUMN, are the trainer's own."""
+    if importlib.util.find_spec("lmops_trainer") is None:
+        refuse("predict needs the trainer; install lmops[trainer]")
+    home = Home.found()
+    with tempfile.TemporaryDirectory() as mounts:
+        argument = trained(home, model, namespace)
+        if argument.startswith(SCHEME):
+            claim = argument.removeprefix(SCHEME).partition("/")[0]
+            (Path(mounts) / claim).symlink_to(Volumes(home).folder(claim))
+        command = [sys.executable, "-m", "lmops_trainer", "predict", argument, file, *(["-o", out] if out else [])]
+        command += context.args
+        done = subprocess.run(command, env={**os.environ, "LMOPS_VOLUMES": mounts}, check=False)
+    raise typer.Exit(done.returncode)
+
+
+@app.command(hidden=True)
+def supervise(names: list[str]) -> None:
+    """Work on resources without a terminal, for `apply --detach`."""
+    home = Home.found()
+    folders = [home.folder(*name.split("/")) for name in names]
+    raise typer.Exit(_work(home, folders, Console(highlight=False, force_terminal=False), "lmops local apply"))
+
+
+def _provide(admitted: Admitted, home: Home, mappings: list[str], console: Console) -> None:
+    """Volumes and Secrets first: what is missing is said before anything starts."""
+    volumes = Volumes(home)
+    volumes.remember(mappings)
+    named = [
+        claim
+        for manifest in admitted.resources
+        for claim in claims(KINDS[manifest["kind"]].crd.model.model_validate(manifest))
+    ]
+    named += [other["metadata"]["name"] for other in admitted.others if other["kind"] == "PersistentVolumeClaim"]
+    for claim in dict.fromkeys(named):
+        if made := volumes.provide(claim):
+            console.print(made, markup=False, soft_wrap=True)
+    for other in admitted.others:
+        if other["kind"] == "Secret":
+            space = other["metadata"].get("namespace", "default")
+            home.keep_secret(space, other["metadata"]["name"], secret_data(other))
+
+
+def _taken_in(home: Home, manifest: dict[str, object], cpu: bool, console: Console) -> Folder:
+    metadata: dict[str, str] = manifest["metadata"]  # type: ignore[assignment]
+    folder = home.folder(metadata["namespace"], str(manifest["kind"]), metadata["name"])
+    word = folder.apply(manifest, tables.now(), cpu)
+    over = KINDS[folder.kind].story.is_over(folder.status())
+    hint = f"; it has ended, to run it again: lmops local delete {folder}" if over and word == "unchanged" else ""
+    console.print(f"{folder} {word}{hint}", markup=False, soft_wrap=True)
+    return folder
+
+
+def _work(home: Home, folders: list[Folder], console: Console, again: str) -> int:
+    with Screen(console) as screen:
+        return _session(home, folders, screen, again)
+
+
+def _session(home: Home, folders: list[Folder], screen: Screen, again: str) -> int:
+    from lmops.local.session import Session  # a web server is not loaded to print a table
+
+    return asyncio.run(Session(home, folders, screen, again).run())
+
+
+def _detached(folders: list[Folder], console: Console, patience: float = 30.0) -> int:
+    """Returns once every supervisor has written its first status."""
+    detach(folders)
+    until = time.monotonic() + patience
+    while time.monotonic() < until and not all(folder.status().get("phase") for folder in folders):
+        time.sleep(0.1)
+    for folder in folders:
+        phase = folder.status().get("phase")
+        if phase is None:
+            refuse(f"{folder} did not start; {folder.engine_log} says why")
+        console.print(
+            f"{folder} {phase}; it goes on without this terminal: lmops local get {folder} -w", soft_wrap=True
+        )
+    return int(any(folder.status().get("phase") == "Failed" for folder in folders))
+
+
+def _again(files: list[str], assignments: list[str], cpu: bool) -> str:
+    words = [part for file in files for part in ("-f", file)]
+    words += [part for assignment in assignments for part in ("--set", assignment)]
+    return shlex.join(words + ["--cpu"] * cpu)
+
+
+def _print(resources: list[dict[str, object]], output: str) -> None:
+    if output in ("yaml", "json"):
+        typer.echo(tables.as_yaml(resources) if output == "yaml" else tables.as_json(resources))
+    elif output not in ("", "wide"):
+        refuse(f"-o {output}: write yaml, json or wide")
+    elif resources:
+        typer.echo(tables.table(resources, tables.now(), wide=output == "wide"))
+    else:
+        typer.echo("No resources here yet; `lmops local apply -f FILE` starts one.", err=True)

@@ -1,0 +1,159 @@
+"""The engine of one resource: look, move the cluster on, reconcile, carry the plan out, until all is done."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from lmops.local.cluster import Cluster
+from lmops.local.home import Folder, Home
+from lmops.local.kinds import Kind
+from lmops.local.kubelet import Kubelet, Node
+from lmops.plan import Manifest, Plan
+from lmops.settings import Settings
+
+TICK = 0.1
+"""Seconds between two looks."""
+
+
+class Outcome(StrEnum):
+    """How an engine came to its end."""
+
+    ENDED = "Ended"
+    SUSPENDED = "Suspended"
+    DELETED = "Deleted"
+    STOPPED = "Stopped"
+
+
+class Engine:
+    """Runs one resource. It holds the resource's lock while it does."""
+
+    def __init__(
+        self, home: Home, folder: Folder, kind: Kind, settings: Settings, node: Node, show: Callable[[], None]
+    ) -> None:
+        self.folder, self.kind, self.settings, self.show = folder, kind, settings, show
+        self.kubelet = Kubelet(home, folder, node)
+        self.cluster = Cluster(folder, self.kubelet)
+        self.resource: Manifest = {}
+        self.stamp = -1
+        self.again: datetime | None = None
+        self.stopping = self.stale = False
+
+    @property
+    def status(self) -> Manifest:
+        """The present status."""
+        status: Manifest = self.resource.get("status", {})
+        return status
+
+    async def run(self) -> Outcome:
+        """Works until the resource has ended, is suspended or deleted, or the engine is stopped."""
+        self.cluster.load(_now())
+        self.stale = True
+        while True:
+            outcome = self._tick(_now())
+            self.show()
+            if outcome:
+                return outcome
+            await asyncio.sleep(0 if self.stale and not self.stopping else TICK)
+
+    def stop(self) -> None:
+        """Stops all pods in order; asked a second time, at once."""
+        if self.stopping:
+            self.kubelet.kill_all()
+        self.stopping = True
+        self.cluster.go_down(_now())
+
+    def merge(self, patch: Manifest) -> None:
+        """Takes a merge patch of the status in, as the progress endpoint sends it."""
+        self.resource["status"] = merged(self.status, patch)
+        self.folder.write_status(self.status)
+
+    def _tick(self, now: datetime) -> Outcome | None:
+        self._look()
+        moved = self.cluster.step(now)
+        due = self.again is not None and now >= self.again
+        if self.stopping:
+            return self._stopped(now)
+        if "deletionTimestamp" in self.resource["metadata"]:
+            return self._deleted(now)
+        if moved or due or self.stale:
+            self._carry_out(self._plan(now), now)
+        return self._end(now)
+
+    def _look(self) -> None:
+        """Reads what the user asks for, when it has changed."""
+        if (stamp := self.folder.stamp()) == self.stamp:
+            return
+        self.stamp, self.stale = stamp, True
+        self.resource = {**(self.folder.applied() or self.resource), "status": self.status or self.folder.status()}
+
+    def _plan(self, now: datetime) -> Plan[Any]:
+        job = self.kind.crd.model.model_validate(self.resource)
+        return self.kind.reconcile(job, self.cluster.observed(), now, self.settings)
+
+    def _carry_out(self, plan: Plan[Any], now: datetime, only_tell: bool = False) -> None:
+        """Creates and deletes, then writes the status if it is another, then tells the events."""
+        for manifest in () if only_tell else plan.create:
+            self.cluster.create(manifest, now)
+        for ref in () if only_tell else plan.delete:
+            self.cluster.delete(ref, now)
+        status = plan.status.manifest()
+        changed = status != self.status
+        if changed:
+            self.resource["status"] = status
+            self.folder.write_status(status)
+        self.folder.add_events(plan.events if changed else (), now)
+        self.stale = bool(changed or plan.create or plan.delete)
+        self.again = None if plan.again is None else now + plan.again
+
+    def _stopped(self, now: datetime) -> Outcome | None:
+        """Once no process is left, what happened is recorded, so that `get` tells it and the next engine goes on."""
+        if not self.cluster.is_quiet():
+            return None
+        self._carry_out(self._plan(now), now, only_tell=True)
+        return Outcome.ENDED if self.kind.story.is_over(self.status) else Outcome.STOPPED
+
+    def _deleted(self, now: datetime) -> Outcome | None:
+        for ref in self.cluster.children:
+            self.cluster.delete(ref, now)
+        if not self.cluster.is_empty():
+            return None
+        self.folder.remove()
+        return Outcome.DELETED
+
+    def _end(self, now: datetime) -> Outcome | None:
+        """Nothing is left to do: the resource has ended or rests. What still runs then is stopped as with a node."""
+        over, suspended = self.kind.story.is_over(self.status), is_suspended(self.status)
+        if self.stale or self.cluster.is_leaving() or not (over or suspended):
+            return None
+        if self.cluster.is_quiet():
+            return Outcome.ENDED if over else Outcome.SUSPENDED
+        if over:
+            self.cluster.go_down(now)
+        return None
+
+
+def is_suspended(status: Manifest) -> bool:
+    """Whether the resource rests, because its spec says so."""
+    return status.get("phase") == "Suspended"
+
+
+def merged(value: Manifest, patch: Manifest) -> Manifest:
+    """A JSON merge patch (RFC 7386) carried out."""
+    result = copy.copy(value)
+    for key, new in patch.items():
+        if new is None:
+            result.pop(key, None)
+        elif isinstance(new, dict):
+            result[key] = merged(result[key] if isinstance(result.get(key), dict) else {}, new)
+        else:
+            result[key] = new
+    return result
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

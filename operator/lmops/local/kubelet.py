@@ -1,0 +1,165 @@
+"""The node of a laptop: starts a container as a process, watches its memory and its end, and stops it in order."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from lmops.local import pods
+from lmops.local.accelerators import Accelerators
+from lmops.local.home import Folder, Home
+from lmops.local.process import Process, kill_left_over
+from lmops.local.sandbox import ConfigError, Sandbox
+from lmops.local.volumes import Volumes
+from lmops.plan import Manifest
+
+BACK_OFF = timedelta(seconds=1)
+LONGEST_BACK_OFF = timedelta(minutes=5)
+
+
+@dataclass
+class Running:
+    """A container at work, and why it will end where we know."""
+
+    process: Process
+    stop_by: datetime | None = None
+    over_limit: bool = False
+
+
+@dataclass(frozen=True)
+class Node:
+    """What all pods of this laptop share."""
+
+    accelerators: Accelerators
+    endpoint: str
+    """Where the progress endpoint listens."""
+
+
+class Kubelet:
+    """Runs the pods of one resource."""
+
+    def __init__(self, home: Home, folder: Folder, node: Node) -> None:
+        self.home, self.folder, self.accelerators, self.cpu = home, folder, node.accelerators, folder.on_cpu()
+        self.endpoint = node.endpoint
+        self.volumes = Volumes(home)
+        self.running: dict[str, Running] = {}
+        self.going_down = False
+
+    def recover(self, found: list[Manifest], now: datetime) -> list[Manifest]:
+        """The pods that an earlier engine left: those it did not see end have lost their node."""
+        open_ones = [pod for pod in found if not pods.has_ended(pod)]
+        files = [self.folder.pod(pod["metadata"]["name"]) / "process.json" for pod in open_ones]
+        kill_left_over(files, [pod["metadata"]["uid"] for pod in open_ones])
+        return [self._recovered(pod, now) for pod in found]
+
+    def sync(self, pod: Manifest, now: datetime) -> Manifest | None:
+        """The pod after one look at it; `None` when it is gone."""
+        uid = pod["metadata"]["uid"]
+        if uid in self.running:
+            return self._watch(pod, self.running[uid], now)
+        if pods.is_leaving(pod):
+            return None
+        if pods.has_ended(pod) or self.going_down:
+            return pod
+        if pods.phase(pod) == "Running":
+            return self._restart(pod, now)
+        return self._start(pod, now)
+
+    def go_down(self, now: datetime, found: list[Manifest]) -> None:
+        """A node shutdown: every container is told to end, and has its grace to do so."""
+        self.going_down = True
+        for pod in found:
+            if (at_work := self.running.get(pod["metadata"]["uid"])) and at_work.stop_by is None:
+                self._stop(pod, at_work, now)
+
+    def kill_all(self) -> None:
+        """Ends every container now."""
+        for at_work in self.running.values():
+            at_work.process.kill()
+
+    def _start(self, pod: Manifest, now: datetime) -> Manifest:
+        if not self.cpu and (lacking := self.accelerators.lacking(pod)):
+            return pods.unschedulable(pod, lacking, now)
+        box = Sandbox(self.folder.pod(pod["metadata"]["name"]), pod, self.endpoint)
+        uid = pod["metadata"]["uid"]
+        try:
+            environment = box.environment(self.home, self._own(pod))
+            box.furnish(self.volumes)
+            process = Process(box.command(), environment, box.root, box.log, uid)
+        except ConfigError as error:
+            return pods.waiting(pod, "CreateContainerConfigError", str(error), now)
+        except OSError as error:
+            return pods.ended(pod, 128, now, reason="StartError", message=str(error))
+        process.remember(box.folder / "process.json")
+        self.running[uid] = Running(process)
+        return pods.running(pod, now, pods.container_status(pod).get("restartCount", 0))
+
+    def _watch(self, pod: Manifest, at_work: Running, now: datetime) -> Manifest | None:
+        code = at_work.process.exit_code()
+        if code is not None:
+            return self._ended(pod, at_work, code, now)
+        if pods.is_leaving(pod) and at_work.stop_by is None:
+            self._stop(pod, at_work, now)
+        limit = pods.memory_limit(pod)
+        at_work.over_limit = limit is not None and at_work.process.memory(limit) > limit
+        if at_work.over_limit or (at_work.stop_by and now >= at_work.stop_by):
+            at_work.process.kill()
+        return pod
+
+    def _ended(self, pod: Manifest, at_work: Running, code: int, now: datetime) -> Manifest | None:
+        del self.running[pod["metadata"]["uid"]]
+        self.accelerators.give_back(pod["metadata"]["uid"])
+        at_work.process.bury()
+        box = Sandbox(self.folder.pod(pod["metadata"]["name"]), pod)
+        box.clear()
+        if pods.is_leaving(pod):
+            return None
+        words = box.last_words(code)
+        ended = pods.ended(pod, code, now, "OOMKilled" if at_work.over_limit else None, words)
+        if self.going_down:
+            return pods.shut_down(ended, now)
+        if code and pod["spec"].get("restartPolicy", "Always") != "Never":
+            return {**ended, "status": {**ended["status"], "phase": "Running"}}
+        return ended
+
+    def _restart(self, pod: Manifest, now: datetime) -> Manifest:
+        """The same pod with its container started anew, after a pause that doubles."""
+        status = pods.container_status(pod)
+        restarts = int(status.get("restartCount", 0))
+        ended = datetime.fromisoformat(status["state"]["terminated"]["finishedAt"])
+        if now < ended + min(BACK_OFF * 2**restarts, LONGEST_BACK_OFF):
+            return pod
+        started = self._start(pod, now)
+        if pods.container_status(started).get("state", {}).get("running"):
+            started["status"]["containerStatuses"][0]["restartCount"] = restarts + 1
+        return started
+
+    def _stop(self, pod: Manifest, at_work: Running, now: datetime) -> None:
+        at_work.stop_by = now + timedelta(seconds=pods.grace(pod))
+        at_work.process.terminate()
+
+    def _recovered(self, pod: Manifest, now: datetime) -> Manifest:
+        if pods.phase(pod) != "Running":
+            return pod
+        box = Sandbox(self.folder.pod(pod["metadata"]["name"]), pod)
+        box.clear()
+        return pods.node_lost(pod, now, box.last_words(137))
+
+    def _own(self, pod: Manifest) -> dict[str, str]:
+        """What the engine tells every pod that does not say it itself."""
+        gpus = [] if self.cpu else self.accelerators.take(pod)
+        own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "PET_LOCAL_ADDR": "127.0.0.1"}
+        if sys.platform == "linux":
+            own["GLOO_SOCKET_IFNAME"] = "lo"
+        if "OMP_NUM_THREADS" not in os.environ:
+            own["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes(pod)))
+        return own | ({"LMOPS_FP16_AS_FP32": "1"} if self.cpu else {})
+
+
+def processes(pod: Manifest) -> int:
+    """Training processes of the whole job that the pod belongs to."""
+    env = {entry["name"]: str(entry.get("value", "")) for entry in pods.container(pod).get("env", ())}
+    nodes, each = env.get("PET_NNODES", "1").rpartition(":")[2], env.get("PET_NPROC_PER_NODE", "1")
+    return int(nodes) * (int(each) if each.isdigit() else 1)

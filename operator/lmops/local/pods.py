@@ -1,0 +1,179 @@
+"""Pods as manifests: how one is made from a template, and what its status says as it is scheduled, runs and ends."""
+
+from __future__ import annotations
+
+import copy
+import re
+from datetime import datetime
+from typing import Any
+
+from lmops.local.home import rfc3339
+from lmops.plan import Manifest
+
+SHUTDOWN = "Pod was terminated in response to imminent node shutdown."
+_UNITS = {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def from_template(owner: Manifest, template: Manifest, name: str, labels: dict[str, str]) -> Manifest:
+    """A pod that a controller asks for. Its UID and its time of birth are added when it is stored."""
+    metadata = template.get("metadata", {})
+    reference = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": owner["metadata"].get("namespace", "default"),
+            "labels": {**metadata.get("labels", {}), **labels},
+            "annotations": {**metadata.get("annotations", {})},
+            "ownerReferences": [reference],
+        },
+        "spec": copy.deepcopy(template["spec"]),
+        "status": {"phase": "Pending"},
+    }
+
+
+def owned_by(pods: list[Manifest], owner: Manifest) -> list[Manifest]:
+    """The pods of a child."""
+    uid = owner["metadata"]["uid"]
+    return [pod for pod in pods if any(ref["uid"] == uid for ref in pod["metadata"].get("ownerReferences", ()))]
+
+
+def phase(pod: Manifest) -> str:
+    """The one word of the pod's status."""
+    return str(pod["status"].get("phase", "Pending"))
+
+
+def has_ended(pod: Manifest) -> bool:
+    """Whether the pod will not run any more."""
+    return phase(pod) in ("Succeeded", "Failed")
+
+
+def is_leaving(manifest: Manifest) -> bool:
+    """Whether its deletion was asked for."""
+    return "deletionTimestamp" in manifest["metadata"]
+
+
+def container(pod: Manifest) -> Manifest:
+    """The container that counts: the first."""
+    found: Manifest = pod["spec"]["containers"][0]
+    return found
+
+
+def grace(pod: Manifest) -> float:
+    """The seconds between SIGTERM and SIGKILL."""
+    return float(pod["spec"].get("terminationGracePeriodSeconds", 30))
+
+
+def quantity(text: str | int | float) -> float:
+    """The number that a Kubernetes quantity means."""
+    match = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(text))
+    if not match or match[2] not in _UNITS:
+        raise ValueError(f"{text} is not a quantity")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def memory_limit(pod: Manifest) -> int | None:
+    """The bytes that the pod may use."""
+    limit = container(pod).get("resources", {}).get("limits", {}).get("memory")
+    return None if limit is None else int(quantity(limit))
+
+
+def accelerators(pod: Manifest) -> dict[str, int]:
+    """The accelerators that the pod asks for, by resource name."""
+    limits = container(pod).get("resources", {}).get("limits", {})
+    return {name: int(quantity(number)) for name, number in limits.items() if "/" in name}
+
+
+def unschedulable(pod: Manifest, message: str, now: datetime) -> Manifest:
+    """The pod as a scheduler leaves it that has no node for it."""
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    return _with_status(pod, phase="Pending", conditions=_flipped(pod, condition, now))
+
+
+def waiting(pod: Manifest, reason: str, message: str, now: datetime) -> Manifest:
+    """The pod as the kubelet leaves it whose container cannot start yet."""
+    state = {"waiting": {"reason": reason, "message": message}}
+    return _with_status(
+        pod, phase="Pending", conditions=_scheduled(pod, now), containerStatuses=[_container(pod, state)]
+    )
+
+
+def running(pod: Manifest, now: datetime, restarts: int = 0) -> Manifest:
+    """The pod whose container runs."""
+    statuses = [_container(pod, {"running": {"startedAt": rfc3339(now)}}, restarts)]
+    started = pod["status"].get("startTime", rfc3339(now))
+    return _with_status(
+        pod, phase="Running", startTime=started, conditions=_scheduled(pod, now), containerStatuses=statuses
+    )
+
+
+def ended(pod: Manifest, code: int, now: datetime, reason: str | None = None, message: str = "") -> Manifest:
+    """The pod whose container has ended."""
+    last = container_status(pod)
+    terminated = {
+        "exitCode": code,
+        "reason": reason or ("Completed" if code == 0 else "Error"),
+        **({"message": message} if message else {}),
+        "startedAt": last.get("state", {}).get("running", {}).get("startedAt", rfc3339(now)),
+        "finishedAt": rfc3339(now),
+    }
+    statuses = [_container(pod, {"terminated": terminated}, last.get("restartCount", 0))]
+    return _with_status(
+        pod, phase="Failed" if code else "Succeeded", conditions=_scheduled(pod, now), containerStatuses=statuses
+    )
+
+
+def shut_down(pod: Manifest, now: datetime) -> Manifest:
+    """The ended pod as the kubelet marks it when the node goes down."""
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": SHUTDOWN}
+    conditions = _flipped(pod, condition, now)
+    return _with_status(pod, phase="Failed", reason="Terminated", message=SHUTDOWN, conditions=conditions)
+
+
+def node_lost(pod: Manifest, now: datetime, message: str) -> Manifest:
+    """The pod whose node went away while it ran; what it said last is kept."""
+    lost = ended(pod, 137, now, reason="ContainerStatusUnknown", message=message)
+    return _with_status(lost, reason="NodeLost", message="The engine that ran this pod was killed.")
+
+
+def container_status(pod: Manifest) -> Manifest:
+    """What is known of the container, `{}` before the first news."""
+    found: Manifest = (pod["status"].get("containerStatuses") or [{}])[0]
+    return found
+
+
+def _with_status(pod: Manifest, **changes: Any) -> Manifest:
+    return {**pod, "status": {**pod["status"], **changes}}
+
+
+def _container(pod: Manifest, state: Manifest, restarts: int = 0) -> Manifest:
+    main = container(pod)
+    up = "running" in state
+    return {
+        "name": main["name"],
+        "image": main.get("image", ""),
+        "ready": up,
+        "started": up,
+        "restartCount": restarts,
+        "state": state,
+    }
+
+
+def _scheduled(pod: Manifest, now: datetime) -> list[Manifest]:
+    return _flipped(pod, {"type": "PodScheduled", "status": "True"}, now)
+
+
+def _flipped(pod: Manifest, condition: Manifest, now: datetime) -> list[Manifest]:
+    """The pod's conditions with this one, whose transition time moves only when it flips."""
+    before = {c["type"]: c for c in pod["status"].get("conditions", ())}
+    old = before.get(condition["type"])
+    moved = old["lastTransitionTime"] if old and old["status"] == condition["status"] else rfc3339(now)
+    return list({**before, condition["type"]: {**condition, "lastTransitionTime": moved}}.values())

@@ -1,0 +1,79 @@
+"""What a user means by KIND/NAME, KIND or NAME."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from lmops.local.documents import AdmissionError, read
+from lmops.local.home import Folder, Home
+from lmops.local.kinds import KINDS
+from lmops.local.volumes import SCHEME
+
+
+def chosen(home: Home, target: str, namespace: str) -> list[Folder]:
+    """The resources that KIND/NAME, KIND, NAME or nothing stands for."""
+    kind, slash, name = target.partition("/")
+    if slash:
+        found = home.folder(namespace, _kind(kind), name)
+        if found.applied() is None:
+            refuse(f"{found} is not here; `lmops local get` lists what is")
+        return [found]
+    if not target or _is_kind(target):
+        return home.folders(namespace, _kind(target) if target else None)
+    named = [folder for folder in home.folders(namespace) if folder.name == target]
+    if not named:
+        refuse(f"there is no resource {target} here; `lmops local get` lists what there is")
+    return named
+
+
+def one(home: Home, target: str, namespace: str) -> Folder:
+    """The one resource that is meant."""
+    found = chosen(home, target, namespace)
+    if len(found) != 1 or found[0].name != target.rpartition("/")[2]:
+        refuse(f"{target}: name one resource, as in trainingjob/reviews")
+    return found[0]
+
+
+def named(home: Home, files: list[str], namespace: str) -> list[Folder]:
+    """The resources of these files that are here."""
+    if not files:
+        refuse("say what to delete: KIND/NAME, or -f FILE")
+    try:
+        values = [document.value for document in read(files) if document.value.get("kind") in KINDS]
+    except AdmissionError as error:
+        refuse(str(error))
+    spaces = [value["metadata"].get("namespace", namespace) for value in values]
+    folders = [home.folder(space, v["kind"], v["metadata"]["name"]) for space, v in zip(spaces, values, strict=True)]
+    return [folder for folder in folders if folder.applied()]
+
+
+def trained(home: Home, model: str, namespace: str) -> str:
+    """What the trainer takes for a model: a folder or a URI; a job stands for what it published."""
+    if model.startswith((SCHEME, "hf://")) or Path(model).exists():
+        return model
+    folder = one(home, model, namespace)
+    uri = folder.status().get("model", {}).get("uri")
+    return str(uri) if uri else refuse(f"{folder} has not published a model yet")
+
+
+def refuse(sentence: str) -> NoReturn:
+    """Ends the command with a sentence."""
+    typer.echo(sentence, err=True)
+    raise typer.Exit(1)
+
+
+def _is_kind(word: str) -> bool:
+    return word.lower() in _words()
+
+
+def _kind(word: str) -> str:
+    if not _is_kind(word):
+        refuse(f"{word} is no kind; there are {', '.join(name.lower() for name in KINDS)}")
+    return _words()[word.lower()]
+
+
+def _words() -> dict[str, str]:
+    return {word: name for name, row in KINDS.items() for word in (name.lower(), row.crd.plural, row.crd.short)}
