@@ -24,7 +24,7 @@ from lmops.local.documents import AdmissionError, read
 from lmops.local.home import Folder, Home
 from lmops.local.kinds import KINDS
 from lmops.local.logs import print_logs
-from lmops.local.targets import chosen, named, one, refuse, trained
+from lmops.local.targets import chosen, is_here, named, one, refuse, trained
 from lmops.local.volumes import SCHEME, VolumeError, Volumes
 from lmops.parts import claims
 
@@ -118,10 +118,15 @@ def delete(
     filename: Annotated[
         list[str] | None, typer.Option("-f", "--filename", help="Delete what these files name.")
     ] = None,
+    ignore_not_found: Annotated[
+        bool, typer.Option("--ignore-not-found", help="Say nothing where there is nothing to delete.")
+    ] = False,
     namespace: Namespace = "default",
 ) -> None:
     """Stop a resource in order and forget it. Models, checkpoints and data stay on their volumes."""
     home = Home.found()
+    if ignore_not_found and target and not is_here(home, target, namespace):
+        return
     folders = [one(home, target, namespace)] if target else named(home, filename or [], namespace)
     for folder in folders:
         folder.ask_deletion(tables.now())

@@ -29,6 +29,13 @@ def chosen(home: Home, target: str, namespace: str) -> list[Folder]:
     return named
 
 
+def is_here(home: Home, target: str, namespace: str) -> bool:
+    """Whether KIND/NAME or NAME stands for a resource that there is."""
+    kind, _, name = target.rpartition("/")
+    folders = home.folders(namespace, _kind(kind) if kind else None)
+    return any(folder.name == name for folder in folders)
+
+
 def one(home: Home, target: str, namespace: str) -> Folder:
     """The one resource that is meant."""
     found = chosen(home, target, namespace)

@@ -1,0 +1,61 @@
+# Two commands on a fresh machine: `make demo` trains a real model, `make test` passes the tests.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lmops
+VOLUMES := $(CACHE)/volumes
+BIN := .venv/bin
+LOCKS := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
+export OMP_NUM_THREADS ?= $(shell nproc)
+
+.PHONY: demo test lint crds bench locks clean
+
+demo: .venv/laptop
+	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews
+	@$(BIN)/lmops local delete --ignore-not-found trainingjob/reviews
+	$(BIN)/lmops local apply -f examples/reviews --volume data=$(VOLUMES)/data --volume models=$(VOLUMES)/models
+	@printf '\nTry next:\n'
+	@printf '  %s\n' '$(BIN)/lmops local describe reviews' \
+	  "echo 'A joy from beginning to end.' > review.txt && $(BIN)/lmops local predict tj/reviews review.txt" \
+	  '$(BIN)/lmops local apply -f examples/two-nodes'
+
+test: .venv/dev
+	@$(BIN)/python examples/fetch.py $(VOLUMES)
+	LMOPS_TEST_VOLUMES=$(VOLUMES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+crds: .venv/dev
+	$(BIN)/python -m lmops.api.crd crds
+
+bench: .venv/dev
+	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews gpt2
+	LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/training.py
+
+locks: .venv/uv
+	$(BIN)/uv pip compile $(LOCKS) requirements/uv.in -o requirements/uv.txt
+	$(BIN)/uv pip compile $(LOCKS) --no-deps examples/packages.in -o examples/packages.txt
+	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra local --extra trainer --extra checkout -o requirements/laptop.txt
+	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra trainer -c requirements/laptop.txt -o images/trainer/requirements.txt
+	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --all-extras -c requirements/laptop.txt -o requirements/dev.txt
+
+# The environment: `laptop` is what a user needs, `dev` what the tests need besides. uv keeps its downloads out of the tree.
+.venv/uv: requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'lmops needs Python 3.11 or newer: make PYTHON=python3.12'; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+.venv/laptop .venv/dev: .venv/%: requirements/%.txt .venv/uv pyproject.toml
+	@echo "installing $*: torch and its libraries take a minute or two the first time"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/$*.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib 2>/dev/null || true
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
