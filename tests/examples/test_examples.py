@@ -1,0 +1,187 @@
+"""Every example runs as it is shipped, through the command that its readers type; most with fewer steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from lmops.local.admission import admit
+from lmops.local.documents import read
+from lmops.local.home import Home
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+Apply = Callable[..., "Ran"]
+
+
+class Ran:
+    """An example's resource after `lmops local apply`, and where its model lies."""
+
+    def __init__(self, code: int, printed: str, resource: dict[str, Any], volumes: Path) -> None:
+        self.code, self.printed, self.status, self.volumes = code, printed, resource["status"], volumes
+
+    @property
+    def model(self) -> Path:
+        """The folder of the published model."""
+        return self.volumes / str(self.status["model"]["uri"]).removeprefix("pvc://")
+
+    def losses(self) -> list[float]:
+        """Every logged training loss."""
+        lines = (json.loads(line) for line in (self.model / "metrics.jsonl").read_text().splitlines())
+        return [line["loss"] for line in lines if "loss" in line]
+
+    def fell_by(self) -> float:
+        """The first loss over the mean of the last three."""
+        losses = self.losses()
+        return losses[0] / (sum(losses[-3:]) / 3)
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fetched data and models, with room of our own for what is trained."""
+    fetched = os.environ.get("LMOPS_TEST_VOLUMES")
+    if not fetched or not Path(fetched).is_dir():
+        absent = pytest.fail if os.environ.get("CI") else pytest.skip
+        absent("LMOPS_TEST_VOLUMES is not set: the examples were NOT tested; `make test` fetches what they need")
+    root = tmp_path_factory.mktemp("volumes")
+    (root / "data").symlink_to(Path(fetched) / "data")
+    (root / "models").mkdir()
+    for model in ("minilm", "gpt2-vocabulary"):
+        (root / "models" / model).symlink_to(Path(fetched) / "models" / model)
+    return root
+
+
+def command(file: Path, volumes: Path, *sets: str) -> list[str]:
+    """`lmops local apply` of an example."""
+    places = [f"--volume={claim}={volumes / claim}" for claim in ("data", "models")]
+    words = [word for value in sets for word in ("--set", value)]
+    return [sys.executable, "-m", "lmops", "local", "apply", "-f", str(file), *places, *words]
+
+
+@pytest.fixture
+def apply(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apply:
+    """Runs an example to its end."""
+    monkeypatch.setenv("LMOPS_HOME", str(tmp_path))
+
+    def run(file: str, *sets: str) -> Ran:
+        done = subprocess.run([*command(EXAMPLES / file, volumes, *sets), "-o", "yaml"], capture_output=True, text=True)
+        assert done.stdout, done.stderr
+        return Ran(done.returncode, done.stderr, yaml.safe_load(done.stdout), volumes)
+
+    return run
+
+
+@pytest.mark.parametrize("story", sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()))
+def test_every_example_is_admitted(story: str, tmp_path: Path):
+    admitted = admit(read([str(EXAMPLES / story)]), Home(tmp_path), [], "default")
+
+    assert admitted.resources
+
+
+@pytest.mark.slow
+def test_reviews_beats_its_linear_baseline(apply: Apply):
+    ran = apply("reviews/trainingjob.yaml")
+
+    assert (ran.code, ran.status["phase"]) == (0, "Succeeded"), ran.printed
+    assert ran.status["dataset"]["dropped"] == {"duplicate": 2}
+    assert ran.status["evaluation"]["beatsBaseline"] is True
+    assert ran.status["evaluation"]["metrics"]["accuracy"] > 0.80
+    assert {path.name for path in ran.model.iterdir()} >= {
+        "model.safetensors", "config.json", "tokenizer.json", "lmops.json", "README.md", "train.log",
+        "metrics.jsonl", "report.html", "predictions.parquet", "baseline.json",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_with_its_copies_left_in_even_a_linear_model_reads_chinese_reviews_too_well(apply: Apply):
+    ran = apply("reviews-zh/1-duplicates.yaml", "training.epochs=null", "training.steps=3")
+
+    assert ran.code == 0, ran.printed
+    assert ran.status["dataset"]["dropped"] == {"tooShort": 109}
+    assert ran.status["evaluation"]["baseline"]["accuracy"] > 0.93
+
+
+@pytest.mark.slow
+def test_without_the_copies_the_linear_model_falls_and_a_small_bert_is_told_not_to_beat_it(apply: Apply):
+    ran = apply("reviews-zh/2-cleaned.yaml", "training.epochs=null", "training.steps=60")
+
+    assert ran.code == 0, ran.printed
+    assert ran.status["dataset"]["dropped"] == {"tooShort": 109, "duplicate": 17650, "conflict": 45}
+    assert 0.82 < ran.status["evaluation"]["baseline"]["accuracy"] < 0.89
+    assert ran.status["evaluation"]["beatsBaseline"] is False
+    assert "does not beat the linear baseline" in ran.status["evaluation"]["verdict"]
+    assert "does not beat" in ran.status["display"]["reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "steps", "factor"),
+    [
+        ("reviews-zh/3-pretrain.yaml", 40, 1.2),
+        ("pairs/trainingjob.yaml", 60, 1.15),
+        ("gpt2/trainingjob.yaml", 60, 1.3),
+        ("pretrain/trainingjob.yaml", 60, 1.2),
+    ],
+)
+def test_the_loss_falls(apply: Apply, file: str, steps: int, factor: float):
+    ran = apply(file, "training.epochs=null", f"training.steps={steps}")
+
+    assert (ran.code, ran.status["phase"]) == (0, "Succeeded"), ran.printed
+    assert ran.fell_by() > factor
+
+
+@pytest.mark.slow
+def test_a_frozen_encoder_keeps_its_weights(apply: Apply):
+    from safetensors.torch import load_file
+
+    ran = apply("pairs/frozen.yaml", "training.epochs=null", "training.steps=20")
+    before = load_file(ran.volumes / "models" / "minilm" / "model.safetensors")
+    after = load_file(ran.model / "model.safetensors")
+
+    assert ran.code == 0, ran.printed
+    key = "encoder.layer.3.output.dense.weight"
+    assert before[key].equal(after[f"bert.{key}"])
+
+
+@pytest.mark.slow
+def test_two_nodes_train_one_model_and_heal_a_killed_rank(volumes: Path, tmp_path: Path):
+    file = EXAMPLES / "two-nodes" / "trainingjob.yaml"
+    sets = ("training.epochs=null", "training.steps=30", "checkpoint.every.steps=5", "dataset.maxLength=32")
+    environment = {**os.environ, "LMOPS_HOME": str(tmp_path)}
+    process = subprocess.Popen(
+        [*command(file, volumes, *sets), "-o", "yaml"], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    killed = kill_a_rank(process.pid, volumes / "models" / "two-nodes")
+    printed, _ = process.communicate(timeout=400)
+    status = yaml.safe_load(printed)["status"]
+
+    assert killed
+    assert (process.returncode, status["phase"], status["restarts"]) == (0, "Succeeded", 0)
+    assert status["best"]["step"] == 30
+    assert [run["name"] for run in status["runs"]] == [
+        "two-nodes-prepare-a0",
+        "two-nodes-train-a0",
+        "two-nodes-evaluate-a0",
+    ]
+
+
+def kill_a_rank(engine: int, output: Path) -> bool:
+    """Kills a training process with SIGKILL once a checkpoint is complete."""
+    for _ in range(1200):
+        if list(output.glob(".lmops/jobs/*/checkpoints/*/*/complete.json")):
+            family = psutil.Process(engine).children(recursive=True)
+            ranks = [process for process in family if "TORCHELASTIC_RUN_ID" in process.environ()]
+            if ranks:
+                ranks[-1].kill()
+                return True
+        time.sleep(0.1)
+    return False
