@@ -71,9 +71,9 @@ def _whole_seconds(value: Any) -> Any:
     return value.astimezone(UTC).replace(microsecond=0) if isinstance(value, datetime) else value
 
 
-def int_or_string() -> WithJsonSchema:
-    """The schema of what YAML may spell as a number and Kubernetes keeps as either."""
-    return WithJsonSchema({"x-kubernetes-int-or-string": True})
+def int_or_string(longest: int, **more: Any) -> WithJsonSchema:
+    """The schema of what YAML may spell as a number and Kubernetes keeps as either; bounds are those of the text."""
+    return WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": longest, **more})
 
 
 def spelled(value: Any) -> Any:
@@ -81,11 +81,16 @@ def spelled(value: Any) -> Any:
 
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+_CORES = r"^[0-9]+(\.[0-9]+)?m?$"
 _PVC = r"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/\S*)?"
 
 Time = Annotated[datetime, BeforeValidator(_whole_seconds), PlainSerializer(_instant, when_used="json")]
-Quantity = Annotated[str, BeforeValidator(spelled), Field(pattern=_QUANTITY), int_or_string()]
-Cores = Annotated[str, BeforeValidator(spelled), Field(pattern=r"^[0-9]+(\.[0-9]+)?m?$"), int_or_string()]
+Quantity = Annotated[
+    str, BeforeValidator(spelled), Field(pattern=_QUANTITY, max_length=32), int_or_string(32, pattern=_QUANTITY)
+]
+Cores = Annotated[
+    str, BeforeValidator(spelled), Field(pattern=_CORES, max_length=32), int_or_string(32, pattern=_CORES)
+]
 Name = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=36)]
 Word = Annotated[str, Field(min_length=1, max_length=128)]
 Line = Annotated[str, Field(max_length=1024)]

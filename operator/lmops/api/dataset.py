@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from lmops.api.base import Model, Uri, Word, exactly_one, int_or_string, rules, spelled
 
-Column = Annotated[str, BeforeValidator(spelled), Field(min_length=1, max_length=128), int_or_string()]
+Column = Annotated[str, BeforeValidator(spelled), Field(min_length=1, max_length=128), int_or_string(128, minLength=1)]
 Bounds = Annotated[
     str, Field(pattern=r"^(<=|>=|<|>|==)-?[0-9]+(\.[0-9]+)?(,(<=|>=|<|>|==)-?[0-9]+(\.[0-9]+)?)*$", max_length=64)
 ]

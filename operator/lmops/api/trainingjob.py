@@ -26,7 +26,7 @@ from lmops.api.dataset import Dataset
 from lmops.api.status import TrainingJobStatus
 
 Task = Literal["SequenceClassification", "CausalLM", "MaskedLM", "BertPreTraining"]
-Setting = Annotated[int | str, Field(union_mode="left_to_right"), int_or_string()]
+Setting = Annotated[int | Annotated[str, Field(max_length=512)], Field(union_mode="left_to_right"), int_or_string(512)]
 Metric = Annotated[
     str,
     Field(pattern=r"^(loss|perplexity|maskedPerplexity|accuracy|precision|recall|f1|mcc|f1:.{1,64})$", max_length=80),
