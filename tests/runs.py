@@ -44,6 +44,7 @@ def tokenizer(kind: str = "bert") -> Any:
 def prepared(volumes: Path, task: str, rows: int = 44, validation: int = 12) -> DatasetReport:
     """Prepared data in a workspace: sentences that are `good` or `bad`, of very different lengths."""
     from datasets import Dataset
+
     from lmops_trainer.data.prepared import Prepared
 
     folder = volumes / "work" / "data" / task.lower()

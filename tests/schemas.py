@@ -15,6 +15,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+
 from lmops.plan import Manifest
 
 Schema = dict[str, Any]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
+
 from lmops.api import TrainingJob, TrainingJobStatus
 from lmops.progress import BODY_LIMIT, advance, application
 

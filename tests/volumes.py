@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lmops.api import Run
 from lmops.api.dataset import Source
 from lmops_trainer.data.rows import Row

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from builders import trainingjob
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from builders import trainingjob
 from lmops.api import Resolved, Run, RunId
 from lmops.api.crd import KINDS, Schema, resource_schema
 from lmops.local.admission import Admitted, admit
@@ -221,7 +222,7 @@ EDITS: dict[str, Fields] = {
 
 def unchanging(field: str) -> str:
     """What the owner of a job reads who edits a section."""
-    return f"{field} cannot change once the job exists: give the new settings a new name"
+    return f"{field} cannot change once the job exists: give the new settings a new name, or delete the job first"
 
 
 def admitted(folder: Path, sections: Fields) -> Admitted:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lmops.local.admission import Admitted, admit
 from lmops.local.documents import AdmissionError, read
 from lmops.local.home import Home
@@ -139,7 +140,8 @@ def test_a_field_that_cannot_change_is_refused_in_the_words_of_its_rule(tmp_path
     Home(tmp_path / "home").folder("default", "TrainingJob", "reviews").apply(manifest, now())
 
     assert refused(tmp_path, GOOD, "training.epochs=3") == [
-        "reviews.yaml:5: spec: training cannot change once the job exists: give the new settings a new name"
+        "reviews.yaml:5: spec: training cannot change once the job exists: "
+        "give the new settings a new name, or delete the job first"
     ]
     assert admitted(tmp_path, GOOD, "suspend=true").resources[0]["spec"]["suspend"] is True
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+
 from lmops.local.accelerators import Accelerators
 from lmops.local.cluster import Cluster
 from lmops.local.home import Home

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from rich.console import Console
+
 from lmops.local.display import Screen, live_line
 from lmops.local.story import TRAINING
-from rich.console import Console
 
 NAME = "trainingjob/reviews"
 
@@ -67,6 +68,14 @@ def test_a_wait_is_told_once_and_only_when_it_lasts() -> None:
     )
 
     assert lines == [f"{NAME}   train     no GPU"]
+
+
+def test_a_stop_without_more_to_say_is_a_whole_sentence() -> None:
+    stopped = {"name": "reviews-train-a0", "stage": "train", "state": "Stopped", "reason": "Suspended", "checkpoint": 5}
+
+    [_, ended] = TRAINING.chapters({"runs": [stopped]})
+
+    assert ended.sentence == "stopped: Suspended. The checkpoint of step 5 is kept."
 
 
 def test_a_terminal_gets_one_line_with_a_bar() -> None:

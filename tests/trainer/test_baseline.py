@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from lmops_trainer.baseline import Seen, drift, is_unspaced, linear, sample
 from lmops_trainer.scores import classification_scores
 from volumes import raw

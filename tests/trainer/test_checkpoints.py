@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lmops_trainer.checkpoints import MARKER, complete, latest, prune, recover, remove, replaced, seal
+
+from lmops_trainer.checkpoints import MARKER, complete, latest, passed_over, prune, recover, remove, replaced, seal
 
 
 def checkpoint(root: Path, attempt: int, step: int, sealed: bool = True) -> Path:
@@ -43,6 +44,15 @@ def test_a_checkpoint_with_a_file_cut_short_is_ignored(tmp_path: Path) -> None:
     (checkpoint(tmp_path, attempt=0, step=20) / "model.safetensors").write_bytes(b"weig")
 
     assert steps(tmp_path) == [(0, 10)]
+
+
+def test_a_later_checkpoint_that_was_complete_and_is_cut_short_is_told(tmp_path: Path) -> None:
+    checkpoint(tmp_path, attempt=0, step=10)
+    cut = checkpoint(tmp_path, attempt=0, step=20)
+    checkpoint(tmp_path, attempt=0, step=30, sealed=False)
+    (cut / "model.safetensors").write_bytes(b"wei")
+
+    assert passed_over(tmp_path, latest(tmp_path)) == [cut]
 
 
 def test_a_checkpoint_with_a_broken_marker_is_ignored(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lmops.api.dataset import Clean
 from lmops_trainer.data.clean import Decision, decide, normalised, out_of_bounds, without_markup
 from lmops_trainer.data.rows import Row

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from lmops.api import Ending, Result
 from lmops.api.run import Stopped
 from lmops.api.status import Best, ClassReport, EvaluationReport

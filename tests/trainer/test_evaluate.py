@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+
 from lmops.api import Run
 from lmops_trainer.data.prepared import Prepared
 from lmops_trainer.endings import job_folder

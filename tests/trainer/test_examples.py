@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lmops.api.dataset import Dataset
 from lmops.api.trainingjob import ModelSpec, TrainingSettings
 from lmops_trainer.data.configs import ModelConfig

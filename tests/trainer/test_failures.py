@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
+
 from lmops_trainer.failures import Refusal, failure_of, is_permanent
 
 
@@ -62,6 +64,17 @@ def test_a_full_disk_names_the_path_and_the_bytes_that_are_free(tmp_path: object
 
     assert f"{tmp_path}/checkpoint-5/model.safetensors could not be written" in failed.message
     assert "bytes free" in failed.message
+
+
+def test_a_path_on_a_volume_is_told_as_the_uri_that_its_owner_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMOPS_VOLUMES", str(tmp_path))
+
+    failed = failure_of(OSError(errno.ENOSPC, "No space left on device", f"{tmp_path}/work/run/checkpoint-5"))
+
+    assert "pvc://work/run/checkpoint-5 could not be written" in failed.message
+    assert str(tmp_path) not in failed.message
 
 
 def test_a_fault_of_the_program_shows_the_end_of_its_traceback() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from lmops.api.trainingjob import ModelSpec
 from lmops_trainer import models
 from lmops_trainer.failures import Refusal

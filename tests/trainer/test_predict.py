@@ -10,11 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import save_file
+from transformers import AutoModelForSequenceClassification
+
 from lmops_trainer import predict
 from lmops_trainer.evaluate import evaluate
-from safetensors.torch import save_file
 from trained import SILENT, documents, folder, published, trained
-from transformers import AutoModelForSequenceClassification
 from volumes import Volume
 
 
@@ -241,6 +242,18 @@ def test_a_missing_file_and_an_output_over_the_input_are_refused(tmp_path: Path,
     )
     assert "is the input itself." in refusal(capsys, "model", file, "-o", file)
     assert file.read_text() == "good"
+
+
+def test_a_folder_is_no_file_to_predict(tmp_path: Path, capsys: Any):
+    assert "is a folder" in refusal(capsys, tmp_path / "model", tmp_path)
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(volume: Volume, tmp_path: Path, capsys: Any):
+    rows = texts(tmp_path, "a film")
+
+    told = refusal(capsys, published(volume), rows, "-o", rows / "in" / "answers.jsonl")
+
+    assert told == f"{rows}/in/answers.jsonl cannot be written: Not a directory. Name another file with -o."
 
 
 def test_an_argument_that_means_nothing_is_named(tmp_path: Path, capsys: Any):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lmops.api.status import DatasetReport
 from lmops_trainer.data import Prepared
 from lmops_trainer.failures import Refusal

@@ -8,17 +8,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lmops_trainer.endings import job_folder
-from lmops_trainer.evaluate import evaluate
-from lmops_trainer.failures import Refusal
-from lmops_trainer.publish import fingerprint, publish
-from trained import SILENT, documents, folder, trained
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+
+from lmops_trainer.endings import job_folder
+from lmops_trainer.evaluate import evaluate
+from lmops_trainer.failures import Refusal
+from lmops_trainer.publish import fingerprint, publish
+from trained import SILENT, documents, folder, trained
 from volumes import Volume
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from lmops.api import Run
 from lmops.api.status import ClassReport, DatasetReport, EvaluationReport, ModelReport, SplitReport
 from lmops_trainer.plots import Line, chart, smoothed, spelled

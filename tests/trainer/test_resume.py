@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from runs import SIGNAL_IN_MICRO_BATCH, Process, run
 
 SETTINGS: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from lmops.api.status import ClassReport
 from lmops_trainer.scores import (
     class_reports,

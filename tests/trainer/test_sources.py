@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from lmops.api.dataset import Source, TrainRows
 from lmops_trainer import uris
 from lmops_trainer.data.sources import rows, sources

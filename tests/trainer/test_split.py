@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lmops_trainer.data.split import Values, hold_out, share
 from lmops_trainer.failures import Refusal
 from volumes import told

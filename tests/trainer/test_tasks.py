@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers.modeling_outputs import CausalLMOutput
+
 from lmops_trainer.order import Order, shares
 from lmops_trainer.tasks import TASKS, Tally
 from runs import tokenizer
-from transformers.modeling_outputs import CausalLMOutput
 
 ROWS = [
     {"input_ids": [2, 5, 6, 7, 8, 9, 10, 11, 3], "length": 9, "row": 4, "label": 1},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lmops.api.trainingjob import ModelSpec
 from lmops_trainer.data.configs import ModelConfig, longest, model_config
 from lmops_trainer.data.tokenizers import saved, tokenizer

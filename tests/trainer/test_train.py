@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from lmops.api import Ending, Run
 from lmops.api.run import Stopped
 from lmops.api.trainingjob import EarlyStopping, Every, TrainingSettings
@@ -23,7 +25,6 @@ from lmops_trainer.models import load
 from lmops_trainer.progress import Progress
 from lmops_trainer.train import batches, train, warmup
 from runs import TINY, Process, run
-from safetensors.torch import load_file
 
 CALM = TINY | {"hidden_dropout_prob": "0.0", "attention_probs_dropout_prob": "0.0"}
 """A model without dropout."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+
 import schemas
 from builders import SETTINGS, trainingjob
 from lmops.api.status import Stage

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import schemas
-from builders import RESULTS, SETTINGS, World, ended_pod, pod, said, trainingjob
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+
+import schemas
+from builders import RESULTS, SETTINGS, World, ended_pod, pod, said, trainingjob
 from lmops.api import TrainingJobStatus
 from lmops.api.crd import KINDS, resource_schema
 from lmops.plan import Manifest, Ref

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from builders import (
     NOON,
     SETTINGS,
@@ -365,6 +366,12 @@ def test_a_spec_that_cannot_work_is_refused_before_anything_starts(spec: dict[st
     assert plan.create == ()
     assert (plan.status.failure.reason, plan.status.failure.remedy) == (reason, remedy)
     assert {c.type: c.status for c in plan.status.conditions}["Accepted"] == "False"
+
+
+def test_one_process_is_told_in_the_singular():
+    plan = reconcile(trainingjob(training={"batchSize": 8, "microBatchSize": 3}), Observed(), NOON, SETTINGS)
+
+    assert plan.status.failure.message == "training.batchSize 8 does not divide into 1 process with 3 rows on each."
 
 
 def test_a_condition_keeps_its_time_until_it_flips():

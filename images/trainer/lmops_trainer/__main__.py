@@ -11,9 +11,9 @@ import argparse
 import os
 import sys
 
-from lmops.api import Run
 from pydantic import ValidationError
 
+from lmops.api import Run
 from lmops_trainer import predict
 
 

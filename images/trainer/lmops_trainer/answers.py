@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lmops.api.dataset import Dataset, TrainRows
-from lmops.api.trainingjob import TrainingJobSpec, TrainingSettings
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from lmops.api.dataset import Dataset, TrainRows
+from lmops.api.trainingjob import TrainingJobSpec, TrainingSettings
 from lmops_trainer import models
 from lmops_trainer.data.clean import normalised
 from lmops_trainer.data.examples import classification_examples

@@ -15,9 +15,9 @@ from typing import Any
 
 import psutil
 import torch
-from lmops.api.trainingjob import EarlyStopping, Every
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lmops.api.trainingjob import EarlyStopping, Every
 from lmops_trainer.endings import Stop, replace
 from lmops_trainer.log import log
 from lmops_trainer.progress import Progress

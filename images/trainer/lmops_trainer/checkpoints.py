@@ -35,6 +35,13 @@ def complete(root: Path) -> list[Checkpoint]:
     return [found for folder in _folders(root) if (found := _read(folder))]
 
 
+def passed_over(root: Path, chosen: Checkpoint | None) -> list[Path]:
+    """Checkpoints of later steps than the chosen one that bear a marker and are not whole any more."""
+    since, whole = chosen.step if chosen else -1, {found.folder for found in complete(root)}
+    marked = [folder for folder in _folders(root) if folder not in whole and (folder / MARKER).exists()]
+    return sorted(folder for folder in marked if int(folder.name.removeprefix("checkpoint-")) > since)
+
+
 def seal(folder: Path, step: int) -> None:
     """Makes the checkpoint complete: its files reach the disk first, then the marker that lists them."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())

@@ -15,7 +15,6 @@ from typing import Any
 from lmops.api import Ending, Run
 from lmops.api.run import Stopped
 from lmops.api.status import Failure
-
 from lmops_trainer.failures import is_permanent
 from lmops_trainer.uris import path
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from lmops.api.run import Result, Run
 from lmops.api.status import EvaluationReport, ModelReport
-
 from lmops_trainer import baseline, publish, report, uris
 from lmops_trainer.checkpoints import recover
 from lmops_trainer.data.prepared import Prepared

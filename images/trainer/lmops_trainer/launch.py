@@ -17,7 +17,6 @@ from typing import Any
 from lmops.api import Ending, Result, Run
 from lmops.api.run import Stopped
 from lmops.api.status import Failure, Stage
-
 from lmops_trainer.checkpoints import latest
 from lmops_trainer.endings import Ranks, Stop, job_folder, keep, refuse_twice, scratch, tail, write
 from lmops_trainer.failures import failure, failure_of

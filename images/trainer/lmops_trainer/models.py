@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from lmops.api.trainingjob import Architecture, ModelSpec
 from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_log
 
+from lmops.api.trainingjob import Architecture, ModelSpec
 from lmops_trainer import uris
 from lmops_trainer.failures import Refusal
 from lmops_trainer.log import log

@@ -14,9 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from lmops.api.dataset import Columns, Rows
 from pydantic import ValidationError
 
+from lmops.api.dataset import Columns, Rows
 from lmops_trainer import uris
 from lmops_trainer.data.formats import Table, table
 from lmops_trainer.data.rows import Row
@@ -44,6 +44,8 @@ def predict(model: str, file: str, out: str | None, rows: Rows, settings: Settin
     from lmops_trainer.log import quiet_libraries
 
     source = _place(file)
+    if source.is_dir():
+        raise Refusal("Data", "NotAFile", f"{file} is a folder.", "Name one file to predict.")
     if not source.is_file():
         raise Refusal("Data", "FileMissing", f"{file} is not there.", "Check the path of the file to predict.")
     if out is not None and _place(out).resolve() == source.resolve():
@@ -164,13 +166,18 @@ def _sink(out: str | None) -> Iterator[Sink]:
         yield _JsonLines(sys.stdout)
         sys.stdout.flush()
         return
-    place = _place(out)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    opened: AbstractContextManager[Any] = (
-        _Parquet(place) if place.suffix == ".parquet" else place.open("w", encoding="utf-8")
-    )
-    with opened as file:
+    with _opened(out) as file:
         yield file if isinstance(file, _Parquet) else _JsonLines(file)
+
+
+def _opened(out: str) -> AbstractContextManager[Any]:
+    place = _place(out)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return _Parquet(place) if place.suffix == ".parquet" else place.open("w", encoding="utf-8")
+    except OSError as error:
+        message = f"{out} cannot be written: {error.strerror}."
+        raise Refusal("Settings", "OutputNotWritable", message, "Name another file with -o.") from error
 
 
 class _JsonLines:

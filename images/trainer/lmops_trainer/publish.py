@@ -17,7 +17,6 @@ from typing import Any
 
 from lmops.api.run import Run
 from lmops.api.status import EvaluationReport, ModelReport
-
 from lmops_trainer import uris
 from lmops_trainer.data.prepared import Prepared
 from lmops_trainer.failures import Refusal

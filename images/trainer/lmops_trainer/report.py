@@ -12,10 +12,10 @@ from typing import Any
 
 import jinja2
 import yaml
-from lmops.api.run import Run
-from lmops.api.status import DatasetReport, EvaluationReport, ModelReport
 from markupsafe import Markup
 
+from lmops.api.run import Run
+from lmops.api.status import DatasetReport, EvaluationReport, ModelReport
 from lmops_trainer.plots import Line, Point, chart, smoothed, spelled
 from lmops_trainer.scores import LOWER_IS_BETTER, leading
 

@@ -14,14 +14,14 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
+
 from lmops.api import Result, Run
 from lmops.api.status import Best
 from lmops.api.trainingjob import TrainingJobSpec, TrainingSettings
-from transformers import TrainingArguments
-
 from lmops_trainer import models
 from lmops_trainer.callbacks import Patience, Reporter, Rhythm, Schedule, Signals
-from lmops_trainer.checkpoints import latest
+from lmops_trainer.checkpoints import latest, passed_over
 from lmops_trainer.data.prepared import Prepared
 from lmops_trainer.endings import Stop, job_folder, scratch
 from lmops_trainer.failures import Refusal
@@ -50,7 +50,9 @@ def train(run: Run) -> Result:
 def trained(run: Run, data: Prepared, processes: Processes, signals: Signals, progress: Progress) -> Result:
     """The run itself: from the last complete checkpoint, if there is one, to the last step."""
     trainer, schedule = assembled(run, data, processes, signals)
-    checkpoint = latest(job_folder(run) / "checkpoints")
+    checkpoint = latest(root := job_folder(run) / "checkpoints")
+    for cut in passed_over(root, checkpoint):
+        log.warning("%s of attempt %s is passed over: it is cut short", cut.name, cut.parent.name)
     if checkpoint:
         trainer.remember(checkpoint.folder)
         log.info("resumes at step %d of attempt %d", checkpoint.step, checkpoint.attempt)

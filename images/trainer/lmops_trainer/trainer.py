@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 import transformers
-from lmops.api.status import Best, Failure
 from torch.utils.data import DataLoader
 from transformers.trainer_callback import PrinterCallback
 
+from lmops.api.status import Best, Failure
 from lmops_trainer import models
 from lmops_trainer.callbacks import Patience, Signals
 from lmops_trainer.checkpoints import complete, prune, recover, remove, replaced, seal

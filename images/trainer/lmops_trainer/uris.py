@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from lmops.api.status import FailureClass
-
 from lmops_trainer.failures import Refusal
 
 

@@ -203,7 +203,7 @@ def _immutable(field: str, required: bool) -> Schema:
     guard = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})"
     return {
         "rule": same if required else guard,
-        "message": f"{field} cannot change once the job exists: give the new settings a new name",
+        "message": f"{field} cannot change once the job exists: give the new settings a new name, or delete the job first",
     }
 
 

@@ -162,7 +162,8 @@ def _outcome(job: TrainingJobStatus, row: RunRecord) -> str:
         told = row.checkpoint is None or "checkpoint" in (row.message or "")
         at = "" if told else f" The checkpoint of step {row.checkpoint} is kept."
         word = "stopped" if row.state == "Stopped" else "failed"
-        return f"{word}: {row.reason}{': ' + row.message if row.message else ''}{at}"
+        why = f": {row.message}" if row.message else "." if at else ""
+        return f"{word}: {row.reason}{why}{at}"
     if row.stage == "prepare" and job.dataset:
         return _data(job.dataset)
     if row.stage == "train" and job.best:

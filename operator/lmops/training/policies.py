@@ -26,14 +26,13 @@ def batch_divides(job: TrainingJob) -> Failure | None:
     share = (training.micro_batch_size or 1) * world
     if training.batch_size % share == 0:
         return None
-    rows = f"{training.micro_batch_size} rows on each" if training.micro_batch_size else "them"
+    rows = f" with {training.micro_batch_size} rows on each" if training.micro_batch_size else ""
+    processes = "1 process" if world == 1 else f"{world} processes"
     below, above = training.batch_size // share * share, (training.batch_size // share + 1) * share
     return failure(
         "Settings",
         "BatchDoesNotDivide",
-        f"training.batchSize {training.batch_size} does not divide into {world} processes with {rows}."
-        if training.micro_batch_size
-        else f"training.batchSize {training.batch_size} does not divide into {world} processes.",
+        f"training.batchSize {training.batch_size} does not divide into {processes}{rows}.",
         remedy="Set training.batchSize to " + (f"{below} or {above}." if below else f"{above}."),
     )
 

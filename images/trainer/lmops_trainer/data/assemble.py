@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from lmops.api.dataset import Source, TestRows, TrainRows
-from lmops.api.trainingjob import TrainingJobSpec
 from numpy.typing import NDArray
 
+from lmops.api.dataset import Source, TestRows, TrainRows
+from lmops.api.trainingjob import TrainingJobSpec
 from lmops_trainer.data.clean import Keys, decide, normalised, out_of_bounds
 from lmops_trainer.data.labels import Labels
 from lmops_trainer.data.rows import Row

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 
 import numpy as np
-from lmops.api.dataset import Clean
 from numpy.typing import NDArray
 
+from lmops.api.dataset import Clean
 from lmops_trainer.data.rows import Row
 
 Keys = NDArray[np.uint64]

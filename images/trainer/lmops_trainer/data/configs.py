@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lmops.api.trainingjob import Architecture, ModelSpec
-
 from lmops_trainer.failures import Refusal
 from lmops_trainer.uris import folder
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TextIO
 
 from lmops.api.dataset import Rows
-
 from lmops_trainer.failures import Refusal
 
 CHUNK = 1 << 20

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from lmops.api.dataset import Dataset
-from lmops.api.trainingjob import TrainingSettings
 from numpy.typing import NDArray
 
+from lmops.api.dataset import Dataset
+from lmops.api.trainingjob import TrainingSettings
 from lmops_trainer.data.rows import Row
 from lmops_trainer.data.sentences import Document, PairBuilder, sentences
 from lmops_trainer.data.tokenizers import end_token

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lmops.api.dataset import Rows
-
 from lmops_trainer.data.encodings import decoded, encoding
 from lmops_trainer.failures import Refusal
 

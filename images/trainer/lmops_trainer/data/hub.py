@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 from lmops.api.dataset import Rows
-
 from lmops_trainer.data.formats import Record
 from lmops_trainer.failures import Refusal
 from lmops_trainer.uris import hub, reaching

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lmops.api.dataset import Columns, Rows, Source, TestRows, TrainRows
-
 from lmops_trainer.data.formats import ENDINGS, Table, table
 from lmops_trainer.data.hub import HubTable, hub_fingerprint
 from lmops_trainer.data.labels import NumberClasses, spelled

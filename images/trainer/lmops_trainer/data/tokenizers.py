@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmops.api.trainingjob import ModelSpec
-
 from lmops_trainer.data.configs import ModelConfig, files_of, model_config
 from lmops_trainer.failures import Refusal
 from lmops_trainer.uris import folder

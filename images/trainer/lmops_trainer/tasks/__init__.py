@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+
 from lmops.api.dataset import Dataset
 from lmops.api.trainingjob import TrainingSettings
 

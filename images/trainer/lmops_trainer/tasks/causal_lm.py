@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lmops.api.dataset import Dataset
-from lmops.api.trainingjob import TrainingSettings
 from torch.nn.functional import cross_entropy
 
+from lmops.api.dataset import Dataset
+from lmops.api.trainingjob import TrainingSettings
 from lmops_trainer.tasks import Batch, Collator, Tally
 from lmops_trainer.tasks.batches import IGNORED, padded, tensors
 

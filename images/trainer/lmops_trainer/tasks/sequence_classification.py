@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from lmops.api.dataset import Dataset
-from lmops.api.trainingjob import TrainingSettings
 from torch.nn.functional import cross_entropy
 
+from lmops.api.dataset import Dataset
+from lmops.api.trainingjob import TrainingSettings
 from lmops_trainer.tasks import Batch, Collator, Tally
 from lmops_trainer.tasks.batches import column, padded, tensors
 
