@@ -290,8 +290,7 @@ BAD = {
             "Data",
             "FractionImpossible",
             "dataset.validation.holdOut cannot hold a row of each of 2 classes: it would take 1 of 20 rows.",
-            "Change the fraction of dataset.validation.holdOut, or bring more rows. In a text file, rows of a language "
-            "model are documents, which a blank line ends.",
+            "Change the fraction of dataset.validation.holdOut, or bring more rows.",
         ),
     ),
     "numbers that are no classes": (

@@ -15,6 +15,7 @@ from builders import (
     succeeded_pod,
     trainingjob,
 )
+from lmops.api import TrainingJobStatus
 from lmops.plan import Observed, Ref
 from lmops.training.reconcile import reconcile
 
@@ -314,6 +315,34 @@ def test_a_job_past_its_deadline_stops_and_fails():
 
     assert (life.job.status.phase, life.deleted) == ("Failed", ["reviews-train-a0"])
     assert life.job.status.failure.reason == "DeadlineExceeded"
+
+
+def test_a_deadline_names_the_checkpoint_that_is_kept():
+    life = training(retry={"deadlineSeconds": 600})
+    progress = {"stage": "train", "runs": {"reviews-train-a0": {"attempt": 0, "percent": 40, "checkpoint": 120}}}
+    status = TrainingJobStatus.model_validate({**life.job.status.manifest(), "progress": progress})
+    life.job = life.job.model_copy(update={"status": status})
+    life.pass_time(seconds=601)
+    life.settle()
+
+    assert life.job.status.failure.message == (
+        "The job has worked longer than the 600 s that it may. The checkpoint of step 120 is kept."
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "remedy"),
+    [
+        ("prepare", "Raise resources.perNode.memory."),
+        ("train", "Raise resources.perNode.memory, or lower training.microBatchSize or dataset.maxLength."),
+    ],
+)
+def test_the_remedy_for_too_little_memory_is_one_that_helps_the_stage(stage: str, remedy: str):
+    life = world()
+    life.complete(*{"prepare": (), "train": ("prepare",)}[stage])
+    life.put(ended_pod(life.job, stage, code=137, why="OOMKilled"))
+
+    assert life.job.status.failure.remedy == remedy
 
 
 def test_waiting_for_pods_does_not_use_up_the_deadline():

@@ -30,6 +30,8 @@ from lmops.parts import claims
 
 app = typer.Typer(no_args_is_help=True, help="Run the same YAML on this machine, without a cluster.")
 
+ENDED = ("Succeeded", "Failed")
+
 Files = Annotated[
     list[str], typer.Option("-f", "--filename", help="A file or a folder of files; - is the standard input.")
 ]
@@ -210,19 +212,28 @@ def _session(home: Home, folders: list[Folder], screen: Screen, again: str) -> i
 
 
 def _detached(folders: list[Folder], console: Console, patience: float = 30.0) -> int:
-    """Returns once every supervisor has written its first status."""
+    """Returns once every supervisor has written a status of what was applied."""
     detach(folders)
     until = time.monotonic() + patience
-    while time.monotonic() < until and not all(folder.status().get("phase") for folder in folders):
+    while time.monotonic() < until and not all(_told(folder) for folder in folders):
         time.sleep(0.1)
     for folder in folders:
         phase = folder.status().get("phase")
         if phase is None:
             refuse(f"{folder} did not start; {folder.engine_log} says why")
-        console.print(
-            f"{folder} {phase}; it goes on without this terminal: lmops local get {folder} -w", soft_wrap=True
-        )
+        more = f"lmops local describe {folder} tells how it ended"
+        if phase not in ENDED:
+            more = f"it goes on without this terminal: lmops local get {folder} -w"
+        console.print(f"{folder} {phase}; {more}", soft_wrap=True)
     return int(any(folder.status().get("phase") == "Failed" for folder in folders))
+
+
+def _told(folder: Folder) -> bool:
+    """Whether the status speaks of the spec as it is now; one that has ended says no more."""
+    status, metadata = folder.status(), (folder.resource() or {}).get("metadata", {})
+    return status.get("phase") in ENDED or (
+        status.get("phase") is not None and status.get("observedGeneration") == metadata.get("generation")
+    )
 
 
 def _again(files: list[str], assignments: list[str], cpu: bool) -> str:

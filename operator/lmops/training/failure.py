@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from lmops.api import Ending, Failure
+from lmops.api.base import GROUP
 from lmops.api.status import FailureClass
 from lmops.plan import Manifest
 
@@ -86,7 +87,9 @@ def _remains(pod: Manifest) -> Failure:
     status = pod["status"]
     if end.get("reason") == "OOMKilled":
         limit = _limit(pod)
-        return failure("OutOfMemory", "OOMKilled", f"{name} needed more than its {limit} of memory.", tail)
+        trains = pod["metadata"].get("labels", {}).get(f"{GROUP}/stage") == "train"
+        remedy = "" if trains else "Raise resources.perNode.memory."
+        return failure("OutOfMemory", "OOMKilled", f"{name} needed more than its {limit} of memory.", tail, remedy)
     if status.get("reason") == "NodeLost":
         return failure("NodeLost", "NodeLost", f"The node of {name} went away.", tail)
     if evicted := _evicted(pod):

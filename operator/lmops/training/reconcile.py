@@ -203,11 +203,13 @@ def expired(job: TrainingJob, stage: Stage, state: State, why: Failure, now: dat
     """A job past its deadline: what runs is stopped, and the job has failed."""
     if isinstance(state, Done) and stage == STAGES[-1]:
         return done(job, stage, state, now)
-    plan = failed(job, why, now)
     if not isinstance(state, Active | Lost):
-        return plan
+        return failed(job, why, now)
+    saved = _saved(job, stage, state)
+    kept = f" The checkpoint of step {saved} is kept." if saved is not None else ""
+    plan = failed(job, why.model_copy(update={"message": why.message + kept}), now)
     row = status.row(job, stage, state.attempt).model_copy(
-        update={"state": "Failed", "reason": why.reason, "finished_at": now, "checkpoint": _saved(job, stage, state)}
+        update={"state": "Failed", "reason": why.reason, "finished_at": now, "checkpoint": saved}
     )
     recorded = plan.status.model_copy(update={"runs": status.entered(job.status.runs, row)})
     return replace(plan, status=recorded, delete=(ref(job, stage, state.attempt),))

@@ -102,10 +102,10 @@ def _grouped(rows: Indices, rows_held: int, seed: int, strata: Values | None, gr
 
 
 def _impossible(where: str, rows_held: int, rows: int, why: str) -> Refusal:
+    one = " In a text file a row of a language model is a document, which a blank line ends." if rows == 1 else ""
     return Refusal(
         "Data",
         "FractionImpossible",
         f"{where} {why}: it would take {rows_held} of {rows} rows.",
-        f"Change the fraction of {where}, or bring more rows. In a text file, rows of a language model are documents, "
-        "which a blank line ends.",
+        f"Change the fraction of {where}, or bring more rows.{one}",
     )
