@@ -6,7 +6,6 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lmops
 VOLUMES := $(CACHE)/volumes
 BIN := .venv/bin
 LOCKS := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
-export OMP_NUM_THREADS ?= $(shell nproc)
 
 .PHONY: demo test lint crds bench locks clean
 

@@ -71,6 +71,7 @@ def command(file: Path, volumes: Path, *sets: str) -> list[str]:
 def apply(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apply:
     """Runs an example to its end."""
     monkeypatch.setenv("LMOPS_HOME", str(tmp_path))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # the engine shares the cores out, as on a user's machine
 
     def run(file: str, *sets: str) -> Ran:
         done = subprocess.run([*command(EXAMPLES / file, volumes, *sets), "-o", "yaml"], capture_output=True, text=True)
@@ -156,7 +157,7 @@ def test_a_frozen_encoder_keeps_its_weights(apply: Apply):
 def test_two_nodes_train_one_model_and_heal_a_killed_rank(volumes: Path, tmp_path: Path):
     file = EXAMPLES / "two-nodes" / "trainingjob.yaml"
     sets = ("training.epochs=null", "training.steps=30", "checkpoint.every.steps=5", "dataset.maxLength=32")
-    environment = {**os.environ, "LMOPS_HOME": str(tmp_path)}
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"LMOPS_HOME": str(tmp_path)}
     process = subprocess.Popen(
         [*command(file, volumes, *sets), "-o", "yaml"], env=environment, stdout=subprocess.PIPE, text=True
     )
