@@ -188,3 +188,12 @@ def test_token_types_are_read_only_by_a_model_that_has_several() -> None:
 
     assert models.inputs(bert) == {"input_ids", "attention_mask", "token_type_ids"}
     assert models.inputs(gpt2) == {"input_ids", "attention_mask"}
+
+
+def test_a_model_that_is_gone_is_named_as_its_owner_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMOPS_VOLUMES", str(tmp_path))
+
+    with pytest.raises(Refusal) as refusal:
+        models.load(tmp_path / "models" / "gone", "SequenceClassification")
+
+    assert refusal.value.message == "pvc://models/gone is no model: there is no such folder."

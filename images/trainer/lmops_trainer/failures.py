@@ -69,13 +69,13 @@ def disk_full(path: Path | str) -> Refusal:
     return Refusal(
         "Disk",
         "DiskFull",
-        f"The disk is full: {_told(path)} could not be written ({free} bytes free).",
+        f"The disk is full: {place(path)} could not be written ({free} bytes free).",
         "Make the volume larger or free some space; lower checkpoint.keep to keep fewer checkpoints. "
         "The last complete checkpoint is intact.",
     )
 
 
-def _told(path: Path | str) -> str:
+def place(path: Path | str) -> str:
     """The path as its owner knows it: on a volume the URI, else the path itself."""
     volumes = Path(os.environ.get("LMOPS_VOLUMES", "/volumes"))
     return f"pvc://{Path(path).relative_to(volumes)}" if Path(path).is_relative_to(volumes) else str(path)
@@ -104,7 +104,7 @@ def _system(exception: BaseException) -> Failure | None:
     if isinstance(exception, PermissionError):
         return failure(
             "Volume", "PermissionDenied",
-            f"{_told(path) if path else exception} may not be read or written by this user.",
+            f"{place(path) if path else exception} may not be read or written by this user.",
             "Give the files to the user of the pods, or set the fsGroup that owns them.",
         )  # fmt: skip
     return None

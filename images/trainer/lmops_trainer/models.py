@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_log
 
 from lmops.api.trainingjob import Architecture, ModelSpec
 from lmops_trainer import uris
-from lmops_trainer.failures import Refusal
+from lmops_trainer.failures import Refusal, place
 from lmops_trainer.log import log
 from lmops_trainer.tasks import TASKS
 
@@ -45,7 +45,7 @@ def start(spec: ModelSpec, tokenizer: Any, labels: list[str], seed: int) -> PreT
 def load(folder: Path | str, task: str, **options: Any) -> PreTrainedModel:
     """A trained model from its folder, ready to predict."""
     trust = bool(options.pop("trust_remote_code", False))
-    model = _loaded(Path(folder), str(folder), task, None, None, trust, **options)
+    model = _loaded(Path(folder), place(folder), task, None, None, trust, **options)
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
@@ -194,7 +194,7 @@ def _is_model(folder: Path, where: str) -> None:
             "Model",
             "ModelMissing",
             f"{where} is no model: {'there is no such folder' if names is None else 'it holds no config.json'}.",
-            "model.from.uri names the folder that holds config.json and the *.safetensors weights.",
+            "Name the folder that holds config.json and the *.safetensors weights.",
             [f"{where}: {', '.join(names[:20]) or 'empty'}"] if names is not None else [],
         )
     if any(name.endswith(".safetensors") for name in names):
