@@ -1,4 +1,4 @@
-"""Runs a stage to its ending: alone, or as ranks under torchrun, which by itself only says that one of them failed."""
+"""Runs a stage to its ending: alone, or as ranks, of which an exit code by itself says little."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ctypes
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -18,13 +17,11 @@ from lmops.api import Ending, Result, Run
 from lmops.api.run import Stopped
 from lmops.api.status import Failure, Stage
 from lmops_trainer.checkpoints import latest
-from lmops_trainer.endings import Ranks, Stop, job_folder, keep, refuse_twice, scratch, tail, write
+from lmops_trainer.endings import Ranks, Stop, job_folder, keep, refuse_twice, tail, write
 from lmops_trainer.failures import failure, failure_of
 from lmops_trainer.log import log, open_log, own_log
 from lmops_trainer.progress import Progress
-
-GRACE = "120"
-"""Seconds that ranks get to save a checkpoint after a signal, before torchrun kills them."""
+from lmops_trainer.torchrun import started
 
 
 def alone(stage: Stage, run: Run) -> int:
@@ -63,7 +60,7 @@ def rank(run: Run) -> int:
 
 
 def together(run: Run, document: str) -> int:
-    """Starts this node's ranks by torchrun in this process, so that PET_* variables apply, and sums up their ends."""
+    """Starts the ranks of this node, and sums up their ends."""
     oom_kills = _oom_kills()
     signalled: str | None = None
     failures: Mapping[int, Any] = {}
@@ -71,10 +68,9 @@ def together(run: Run, document: str) -> int:
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _raise_stop)
-        _environment()
         Ranks().clear()
         open_log("train", job_folder(run) / "train.log")
-        failures = _torchrun(document)
+        failures = started(document)
     except BaseException as error:
         if (caught := getattr(error, "sigval", None)) is not None:  # torchrun's SignalException
             signalled = signal.Signals(caught).name
@@ -149,43 +145,6 @@ def _stage(stage: Stage) -> Callable[[Run, Progress], Result]:
 
 def _raise_stop(number: int, frame: FrameType | None) -> None:
     raise Stop(signal.Signals(number).name)
-
-
-def _torchrun(document: str) -> Mapping[int, Any]:
-    """The failures of ranks by their number, none when all have ended well."""
-    from torch.distributed import run as torchrun
-    from torch.distributed.elastic.agent.server.api import SimpleElasticAgent
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    wait_for_others: Any = SimpleElasticAgent._exit_barrier
-
-    def exit_barrier(agent: SimpleElasticAgent) -> None:
-        # After an orderly stop the agent that got the signal never comes to the barrier: others would wait 300 seconds.
-        if Ranks().stopped() is None:
-            wait_for_others(agent)
-
-    SimpleElasticAgent._exit_barrier = exit_barrier  # type: ignore[method-assign]
-    arguments = ["--log-dir", str(scratch() / "torchrun"), "-m", "lmops_trainer", "train", document]
-    try:
-        torchrun.run(torchrun.parse_args(arguments))  # type: ignore[no-untyped-call]
-    except ChildFailedError as error:
-        return dict(error.failures)
-    return {}
-
-
-def _environment() -> None:
-    """What torchrun and the ranks read, where the pod has not said it."""
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", GRACE)
-    # With the shared store a lost rank recovered in 2 of 6 runs, without it in 5 of 5.
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    os.environ.setdefault("TORCHELASTIC_ERROR_FILE", str(scratch() / "torchrun-error.json"))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    scratch()
-    by_hand = not {"PET_NNODES", "PET_RDZV_ENDPOINT", "PET_RDZV_BACKEND", "PET_MASTER_PORT"} & set(os.environ)
-    if by_hand:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            os.environ.update(PET_MASTER_ADDR="127.0.0.1", PET_MASTER_PORT=str(free.getsockname()[1]))
 
 
 def _lost(number: int, child: Any, oom: bool) -> Failure | None:
