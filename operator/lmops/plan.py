@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -35,12 +35,22 @@ class Event(NamedTuple):
     message: str
 
 
+class Refusal(NamedTuple):
+    """Why a child that was wanted could not be created."""
+
+    reason: str
+    message: str
+    is_final: bool = False
+    """Whether to ask for the same again would bring the same answer."""
+
+
 @dataclass(frozen=True)
 class Observed:
-    """What is there: the children by reference, and the pods of them all."""
+    """What is there: the children by reference, the pods of them all, and the children that were refused."""
 
     children: dict[Ref, Manifest] = field(default_factory=dict)
     pods: tuple[Manifest, ...] = ()
+    refused: Mapping[Ref, Refusal] = field(default_factory=dict)
 
     @classmethod
     def of(cls, manifests: Iterable[Manifest]) -> Observed:

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from lmops.api.base import Report
 from lmops.api.status import Metrics, Progress, RunProgress, RunRecord, Stage, TrainingJobStatus
 from lmops.api.trainingjob import TrainingJob
+from lmops.patches import difference
 from lmops.training.stages import DONE_AFTER, STAGES
 
 THROTTLE = timedelta(seconds=10)
@@ -90,8 +91,8 @@ def advance(
     progress = _whole(status.progress, record, after, now)
     metrics = _metrics(status.metrics if status.progress.stage == record.stage else Metrics(), told)
     return {
-        "progress": _difference(status.progress.manifest(), progress.manifest()),
-        "metrics": _difference(status.metrics.manifest(), metrics.manifest()),
+        "progress": difference(status.progress.manifest(), progress.manifest()),
+        "metrics": difference(status.metrics.manifest(), metrics.manifest()),
         "display": {"progress": f"{progress.percent}%", **_displayed(metrics, metric)},
     }
 
@@ -165,18 +166,6 @@ def _displayed(metrics: Metrics, metric: str | None) -> dict[str, str]:
     if leading is not None:
         return {"metric": f"{leading}={metrics.evaluation[leading]:.2f}"}
     return {} if metrics.loss is None else {"metric": f"loss={metrics.loss:.2f}"}
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The merge patch from one to the other: what is gone is null."""
-    patch: dict[str, Any] = {key: None for key in old if key not in new}
-    for key, value in new.items():
-        if isinstance(value, dict) and isinstance(old.get(key), dict):
-            if inner := _difference(old[key], value):
-                patch[key] = inner
-        elif old.get(key) != value:
-            patch[key] = value
-    return patch
 
 
 class ConflictError(Exception):

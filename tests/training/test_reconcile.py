@@ -16,7 +16,7 @@ from builders import (
     trainingjob,
 )
 from lmops.api import TrainingJobStatus
-from lmops.plan import Observed, Ref
+from lmops.plan import Observed, Ref, Refusal
 from lmops.training.reconcile import reconcile
 
 KILLED = {"class": "WorkerLost", "reason": "RankKilled", "message": "Rank 1 was killed by SIGKILL.", "remedy": "-"}
@@ -436,3 +436,101 @@ def test_events_tell_the_story_once():
         ("Warning", "Restarting"),
         ("Normal", "Created"),
     ]
+
+
+def test_a_policy_judges_a_job_before_it_begins_and_never_again():
+    life = training()
+    stricter = life.job.model_copy(
+        update={
+            "spec": life.job.spec.model_copy(update={"training": trainingjob(training={"batchSize": 7}).spec.training})
+        }
+    )
+    life.job = stricter.model_copy(
+        update={
+            "spec": stricter.spec.model_copy(update={"resources": trainingjob(resources={"nodes": 3}).spec.resources})
+        }
+    )
+    life.settle()
+
+    assert (life.job.status.phase, life.deleted) == ("Running", [])
+
+
+def test_what_still_runs_of_a_failed_job_is_deleted():
+    life = training(resources={"nodes": 2})
+    life.put(ended_pod(life.job, "train", index=1, code=1, message=said("train", failure=DATA)))
+
+    assert (life.job.status.phase, life.deleted) == ("Failed", ["reviews-train-a0"])
+
+
+def test_the_pods_of_a_failed_job_that_have_ended_stay_to_be_looked_at():
+    life = training()
+    life.put(ended_pod(life.job, "train", code=1, message=said("train", failure=DATA)))
+
+    assert (life.job.status.phase, life.deleted) == ("Failed", [])
+
+
+def test_a_run_that_ended_long_before_that_was_noticed_has_not_worked_since():
+    life = training(retry={"deadlineSeconds": 600})
+    life.pass_time(hours=9)
+    life.put(ended_pod(life.job, "train", code=1, message=said("train", checkpoint=100, failure=KILLED)))
+
+    assert life.job.status.phase == "Restarting"
+    assert life.job.status.runs[1].finished_at == NOON
+
+
+def test_stops_that_the_owner_asked_for_do_not_count_as_vain():
+    life = training()
+    for attempt in range(4):
+        life.put(running_pod(life.job, "train", attempt))
+        life.job = life.job.model_copy(update={"spec": life.job.spec.model_copy(update={"suspend": True})})
+        life.settle()
+        life.job = life.job.model_copy(update={"spec": life.job.spec.model_copy(update={"suspend": False})})
+        life.settle()
+    life.put(running_pod(life.job, "train", 4))
+    life.put(ended_pod(life.job, "train", 4, code=143, message=said("train", 4, stopped={"signal": "SIGTERM"})))
+
+    assert life.job.status.phase == "Restarting"
+
+
+def test_a_second_attempt_at_the_data_begins_at_0_percent():
+    life = world()
+    progress = {"stage": "prepare", "runs": {"reviews-prepare-a0": {"attempt": 0, "percent": 80}}}
+    life.job = life.job.model_copy(
+        update={"status": TrainingJobStatus.model_validate({**life.job.status.manifest(), "progress": progress})}
+    )
+    life.put(running_pod(life.job, "prepare"))
+    life.put(ended_pod(life.job, "prepare", code=137, why="Error"))
+
+    assert life.job.status.progress.runs["reviews-prepare-a1"].percent == 0
+
+
+def test_a_metric_of_nothing_is_shown():
+    life = world()
+    life.complete("prepare")
+    life.settle()
+    nothing = {"best": {"step": 1, "metric": "mcc", "value": 0.0}}
+    life.put(running_pod(life.job, "train"))
+    life.put(ended_pod(life.job, "train", message=said("train", result=nothing)))
+
+    assert life.job.status.display.metric == "mcc=0.00"
+
+
+QUOTA = Refusal("Forbidden", "Job reviews-prepare-a0 does not fit the namespace's quota: exceeded quota: cpu.")
+INVALID = Refusal("Invalid", "Kubernetes refused Job reviews-prepare-a0: spec.template: wrong.", is_final=True)
+
+
+def test_a_child_that_is_refused_is_asked_for_again_and_the_status_says_why():
+    job = world().job
+    plan = reconcile(job, Observed(refused={Ref("Job", "reviews-prepare-a0"): QUOTA}), NOON, SETTINGS)
+
+    assert [Ref.of(child) for child in plan.create] == [("Job", "reviews-prepare-a0")]
+    assert (plan.status.phase, plan.status.display.reason) == ("Pending", f"Forbidden: {QUOTA.message}"[:120])
+    assert plan.events == (("Warning", "Forbidden", QUOTA.message),)
+
+
+def test_a_child_that_would_always_be_refused_fails_the_job():
+    job = world().job
+    plan = reconcile(job, Observed(refused={Ref("Job", "reviews-prepare-a0"): INVALID}), NOON, SETTINGS)
+
+    assert plan.create == ()
+    assert (plan.status.phase, plan.status.failure.message) == ("Failed", INVALID.message)

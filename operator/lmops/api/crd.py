@@ -14,6 +14,7 @@ import yaml
 from lmops.api.base import GROUP, VERSION, Model
 from lmops.api.trainingjob import TrainingJob
 
+RULES = "x-kubernetes-validations"
 Schema = dict[str, Any]
 
 
@@ -97,8 +98,8 @@ def resource_schema(kind: Kind) -> Schema:
         "metadata": {"type": "object", "properties": {"name": name}},
     }
     spec = schema["properties"]["spec"]
-    spec["x-kubernetes-validations"] = [
-        *spec.get("x-kubernetes-validations", ()),
+    spec[RULES] = [
+        *spec.get(RULES, ()),
         *(
             _immutable(field, field in spec.get("required", ()))
             for field in spec["properties"]
@@ -146,7 +147,7 @@ class _Structural:
         "properties",
         "items",
         "required",
-        "x-kubernetes-validations",
+        RULES,
         "x-kubernetes-int-or-string",
         "x-kubernetes-preserve-unknown-fields",
     ]
@@ -188,8 +189,9 @@ class _Structural:
             base = self.definitions[schema["$ref"].rpartition("/")[2]]
         if not base:
             return schema
-        inner = self._merged(base, path)
-        return {**inner, **{k: v for k, v in schema.items() if k not in ("anyOf", "$ref")}}
+        inner, outer = self._merged(base, path), {k: v for k, v in schema.items() if k not in ("anyOf", "$ref")}
+        rules = [*inner.get(RULES, ()), *outer.get(RULES, ())]
+        return {**inner, **outer, **({RULES: rules} if rules else {})}
 
 
 def _without_nulls(value: Any) -> Any:
@@ -212,13 +214,20 @@ def _printer_column(column: Column) -> Schema:
     return {**written, "priority": column.priority} if column.priority else written
 
 
+class _WithoutAliases(yaml.SafeDumper):
+    """YAML that spells the same thing out wherever it stands."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def write(folder: Path) -> list[Path]:
     """Writes every CRD into the folder and returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for kind in KINDS:
         files.append(folder / f"{GROUP}_{kind.plural}.yaml")
-        text = yaml.safe_dump(crd(kind), sort_keys=False, width=120, allow_unicode=True)
+        text = yaml.dump(crd(kind), Dumper=_WithoutAliases, sort_keys=False, width=120, allow_unicode=True)
         files[-1].write_text(f"# Generated from lmops.api by `make crds`; do not edit.\n{text}")
     return files
 

@@ -47,13 +47,17 @@ CLASSES: dict[FailureClass, Policy] = {
 LOG_SIGNS: tuple[tuple[str, FailureClass, str], ...] = (
     (r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator: can't allocate", "OutOfMemory", "OutOfMemory"),
     (r"No space left on device|Disk quota exceeded", "Disk", "DiskFull"),
-    (r"Read-only file system|Permission denied", "Disk", "NotWritable"),
+    (r"Read-only file system|Permission denied", "Volume", "PermissionDenied"),
     (
         r"NCCL (error|timeout)|ncclInternalError|Watchdog caught collective operation timeout",
         "Communication",
         "NcclTimeout",
     ),
-    (r"gloo|Connection closed by peer|connectFullMesh|DistNetworkError|DistStoreError", "Communication", "GlooTimeout"),
+    (
+        r"gloo.*(rror|imeout|imed out|losed)|Connection closed by peer|DistNetworkError|DistStoreError",
+        "Communication",
+        "GlooTimeout",
+    ),
     (r"GatedRepoError|401 Client Error|403 Client Error", "Credentials", "AccessDenied"),
 )
 """What a log tail betrays, where the runtime could not say it itself; the first sign that is found holds."""
@@ -62,7 +66,7 @@ LOG_SIGNS: tuple[tuple[str, FailureClass, str], ...] = (
 def ending_of(pod: Manifest) -> Ending | None:
     """What the runtime itself said at its end."""
     try:
-        return Ending.model_validate(json.loads(_terminated(pod).get("message", "")))
+        return Ending.model_validate(json.loads(terminated_of(pod).get("message", "")))
     except (ValueError, ValidationError):
         return None
 
@@ -82,7 +86,7 @@ def failure_of(pod: Manifest) -> Failure | None:
 
 def _remains(pod: Manifest) -> Failure:
     """What a pod that could not speak leaves behind: kubelet's words, an exit code, a log tail."""
-    name, end = pod["metadata"]["name"], _terminated(pod)
+    name, end = pod["metadata"]["name"], terminated_of(pod)
     tail = [line[:1000] for line in end.get("message", "").splitlines()[-10:]]
     status = pod["status"]
     if end.get("reason") == "OOMKilled":
@@ -119,7 +123,8 @@ def failure(
     )
 
 
-def _terminated(pod: Manifest) -> dict[str, Any]:
+def terminated_of(pod: Manifest) -> dict[str, Any]:
+    """How its container ended, `{}` while it runs."""
     statuses = pod.get("status", {}).get("containerStatuses") or [{}]
     found: dict[str, Any] = statuses[0].get("state", {}).get("terminated") or {}
     return found

@@ -12,6 +12,8 @@ from lmops.api.run import LIMIT
 from lmops.training.failure import failure
 from lmops.training.stages import document
 
+REPORT = 8 * 1024
+"""Bytes of a document that are kept free for what earlier stages will have made."""
 CLASSIFICATION = ("accuracy", "precision", "recall", "f1", "mcc")
 
 
@@ -73,7 +75,7 @@ def precision_needs_an_accelerator(job: TrainingJob) -> Failure | None:
 
 def document_fits(job: TrainingJob) -> Failure | None:
     """The runtime gets the spec as one argument of its process."""
-    size = len(document(job, "evaluate", 0).encode())
+    size = len(document(job, "prepare", 0).encode()) + REPORT
     if size <= LIMIT:
         return None
     return failure(

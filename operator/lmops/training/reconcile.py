@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 
 from lmops.api import Failure, TrainingJob, TrainingJobStatus
 from lmops.api.status import Phase, Stage
-from lmops.plan import Event, Observed
+from lmops.plan import Event, Manifest, Observed, Ref, Refusal
 from lmops.plan import Plan as AnyPlan
 from lmops.settings import Settings
 from lmops.training import status
 from lmops.training.failure import CLASSES, failure
-from lmops.training.policies import refusal
-from lmops.training.runs import Active, Done, Finished, Leaving, Lost, State, Wanted, last, look, uncounted
+from lmops.training.policies import refusal as refused
+from lmops.training.runs import Active, Done, Finished, Leaving, Lost, State, Wanted, last, look, pods_of, uncounted
 from lmops.training.stages import STAGES, manifest, ref
 from lmops.training.status import Standing, told
 
@@ -24,17 +24,19 @@ WORKING: dict[Stage, Phase] = {"prepare": "Preparing", "train": "Running", "eval
 def reconcile(job: TrainingJob, observed: Observed, now: datetime, settings: Settings) -> Plan:
     """The whole decision: refuse, stop, or move the first unfinished stage one step; or report the end."""
     if job.status.phase in status.ENDED:
-        return Plan(status=job.status)
-    if refused := refusal(job):
-        return failed(job, refused, now, accepted=False)
+        return Plan(status=job.status, delete=left_over(job.status.phase, observed))
+    if not job.status.runs and (refusal := refused(job)):
+        return failed(job, refusal, now, accepted=False)
     stage, state = unfinished(job, observed, now)
-    if overtime := deadline(job, now):
+    if overtime := deadline(job, _worked_until(state, now)):
         return expired(job, stage, state, overtime, now)
     if job.spec.suspend:
         return suspended(job, stage, state, now)
     match state:
-        case Wanted(attempt):
+        case Wanted(attempt, None):
             return begun(job, stage, attempt, now, settings)
+        case Wanted(attempt, Refusal() as reason):
+            return withheld(job, stage, attempt, reason, now, settings)
         case Active():
             return active(job, stage, state, now)
         case Done():
@@ -47,6 +49,23 @@ def reconcile(job: TrainingJob, observed: Observed, now: datetime, settings: Set
             return Plan(status=job.status)
 
 
+def is_settled(job: Manifest, observed: Observed) -> bool:
+    """Whether a job has ended and nothing of it is left to do. It takes the bare manifest: most jobs have ended."""
+    phase = job.get("status", {}).get("phase")
+    return phase in status.ENDED and not left_over(phase, observed)
+
+
+def left_over(phase: Phase, observed: Observed) -> tuple[Ref, ...]:
+    """The children whose pods still run although the job has failed. Pods that have ended stay to be looked at."""
+    if phase != "Failed":
+        return ()
+    return tuple(
+        ref
+        for ref in observed.children
+        if any(pod["status"].get("phase") == "Running" for pod in pods_of(observed, ref.name))
+    )
+
+
 def unfinished(job: TrainingJob, observed: Observed, now: datetime) -> tuple[Stage, State]:
     """The first stage without a result, and where it stands."""
     states = ((stage, look(job, stage, observed, now)) for stage in STAGES)
@@ -56,7 +75,7 @@ def unfinished(job: TrainingJob, observed: Observed, now: datetime) -> tuple[Sta
 
 
 def begun(job: TrainingJob, stage: Stage, attempt: int, now: datetime, settings: Settings) -> Plan:
-    """Creates the child of an attempt, and enters it into the ledger."""
+    """Enters an attempt into the ledger, and creates its child."""
     row, child = status.row(job, stage, attempt), manifest(job, stage, attempt, settings)
     standing = Standing(
         _pending(job, stage),
@@ -76,6 +95,19 @@ def begun(job: TrainingJob, stage: Stage, attempt: int, now: datetime, settings:
             start_time=job.status.start_time or now,
         ),
         events=(Event("Normal", "Created", f"Created {child['kind']} {row.name}"),),
+    )
+
+
+def withheld(job: TrainingJob, stage: Stage, attempt: int, why: Refusal, now: datetime, settings: Settings) -> Plan:
+    """Says why a child could not be created, and asks again; an answer that would always be the same fails the job."""
+    if why.is_final:
+        return failed(job, failure("Settings", why.reason, why.message), now)
+    shown = f"{why.reason}: {why.message}"[:120]
+    standing = Standing(_pending(job, stage), why.reason, why.message, display=shown, wanted=_wanted(job, stage))
+    return Plan(
+        create=(manifest(job, stage, attempt, settings),),
+        status=told(job, standing, now),
+        events=(Event("Warning", why.reason, why.message),),
     )
 
 
@@ -103,10 +135,11 @@ def active(job: TrainingJob, stage: Stage, state: Active, now: datetime) -> Plan
 
 def done(job: TrainingJob, stage: Stage, state: Done, now: datetime) -> Plan:
     """Records a result; the last one completes the job."""
+    ended = state.ended or now
     row = status.row(job, stage, state.attempt).model_copy(
-        update={"state": "Succeeded", "finished_at": now, "checkpoint": state.checkpoint, "reason": "Completed"}
+        update={"state": "Succeeded", "finished_at": ended, "checkpoint": state.checkpoint, "reason": "Completed"}
     )
-    row = row.model_copy(update={"started_at": row.started_at or now})
+    row = row.model_copy(update={"started_at": row.started_at or ended})
     changes = {
         "runs": status.entered(job.status.runs, row),
         "progress": status.finished(job.status.progress, row.name, stage, state.attempt),
@@ -142,7 +175,7 @@ def lost(job: TrainingJob, stage: Stage, state: Lost, now: datetime, settings: S
             "message": why.message,
             "evidence": why.evidence,
             "checkpoint": state.checkpoint,
-            "finished_at": now,
+            "finished_at": state.ended or now,
         }
     )
     runs = status.entered(job.status.runs, row)
@@ -224,6 +257,11 @@ def deadline(job: TrainingJob, now: datetime) -> Failure | None:
     return failure("Deadline", "DeadlineExceeded", f"The job has worked longer than the {allowed} s that it may.")
 
 
+def _worked_until(state: State, now: datetime) -> datetime:
+    """When the last work was done: what has ended works no longer, however late that is noticed."""
+    return (state.ended if isinstance(state, Done | Lost) else None) or now
+
+
 def _until_deadline(job: TrainingJob, now: datetime) -> timedelta | None:
     allowed = job.spec.retry.deadline_seconds
     return timedelta(seconds=allowed) - status.worked(job.status.runs, now) if allowed else None
@@ -239,14 +277,17 @@ def _spent(job: TrainingJob, stage: Stage, why: Failure, restarts: int, settings
             return None
         spent = f" It was restarted {allowed} times, as often as retry.restarts allows." if allowed else ""
         return why.model_copy(update={"message": why.message + spent})
-    rows = [run for run in job.status.runs if run.stage == stage][-settings.stops_without_progress :]
+    mine = [run for run in job.status.runs if run.stage == stage and run.reason != "Suspended"]
+    rows = mine[-settings.stops_without_progress :]
     stuck = len(rows) == settings.stops_without_progress and all(
         run.state == "Stopped" and run.checkpoint == rows[0].checkpoint for run in rows
     )
     if not stuck:
         return None
-    message = f"The run was stopped {len(rows)} times in a row without a newer checkpoint. {why.message}"
-    return why.model_copy(update={"message": message, "remedy": "Save checkpoints more often (checkpoint.every)."})
+    vain = " without a newer checkpoint" if stage == "train" else ""
+    message = f"The run was stopped {len(rows)} times in a row{vain}. {why.message}"
+    remedy = "Save checkpoints more often (checkpoint.every)." if stage == "train" else "Look at who stops its pods."
+    return why.model_copy(update={"message": message, "remedy": remedy})
 
 
 def _saved(job: TrainingJob, stage: Stage, state: Active | Lost) -> int | None:

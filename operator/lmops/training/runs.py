@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from lmops.api import Failure, Result, RunRecord, TrainingJob
 from lmops.api.base import GROUP
 from lmops.api.status import Stage
-from lmops.plan import Manifest, Observed, Ref
+from lmops.plan import Manifest, Observed, Ref, Refusal
 from lmops.training.backends import pytorchjob
-from lmops.training.failure import CLASSES, ending_of, failure, failure_of
+from lmops.training.failure import CLASSES, ending_of, failure, failure_of, terminated_of
 from lmops.training.stages import ref
 
 RESULT_WITHIN = timedelta(seconds=60)
@@ -31,6 +31,7 @@ class Done:
     attempt: int
     result: Result
     checkpoint: int | None
+    ended: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Wanted:
     """Nothing of this attempt is there: create it."""
 
     attempt: int
+    refused: Refusal | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Lost:
     attempt: int
     failure: Failure
     checkpoint: int | None
+    ended: datetime | None = None
+    """When its last pod stopped working; unknown where no pod is left to tell."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ def look(job: TrainingJob, stage: Stage, observed: Observed, now: datetime) -> S
         return _leaving(ref(job, stage, attempt), child, pods, attempt, now)
     if child is None:
         if row and row.attempt == attempt and row.state == "Running":
-            return Lost(attempt, _deleted(ref(job, stage, attempt)), row.checkpoint)
-        return Wanted(attempt)
+            return Lost(attempt, _deleted(ref(job, stage, attempt)), reached(job, row.name))
+        return Wanted(attempt, observed.refused.get(ref(job, stage, attempt)))
     return _read(job, child, pods, attempt, now)
 
 
@@ -135,17 +139,20 @@ def _deleted(this: Ref) -> Failure:
 def _read(job: TrainingJob, child: Manifest, pods: list[Manifest], attempt: int, now: datetime) -> State:
     """An attempt that the ledger does not call ended, read from what it left and what it runs."""
     endings = [ending for pod in pods if (ending := ending_of(pod)) and ending.attempt == attempt]
-    checkpoint = max((e.checkpoint for e in endings if e.checkpoint is not None), default=reached(job, child))
+    checkpoint = max(
+        (e.checkpoint for e in endings if e.checkpoint is not None), default=reached(job, child["metadata"]["name"])
+    )
     if result := next((e.result for e in endings if e.result), None):
-        return Done(attempt, result, checkpoint)
+        return Done(attempt, result, checkpoint, _ended(pods))
     if failures := [f for pod in pods if (f := failure_of(pod))]:
-        return Lost(attempt, min(failures, key=_consequence), checkpoint)
+        return Lost(attempt, min(failures, key=_consequence), checkpoint, _ended(pods))
     this = Ref.of(child)
     if "deletionTimestamp" in child["metadata"]:
         return Lost(attempt, _deleted(this), checkpoint)
-    end = _end(child)
+    end = end_of(child)
     if end.get("type") == "Failed":
-        return Lost(attempt, failure("WorkerLost", end.get("reason", "Failed"), end.get("message", "")), checkpoint)
+        why = failure("WorkerLost", end.get("reason", "Failed"), end.get("message", ""))
+        return Lost(attempt, why, checkpoint, _ended(pods))
     active = _active(job, child, pods, attempt)
     if end and active.running == 0:
         waited = now - datetime.fromisoformat(end.get("lastTransitionTime", now.isoformat()))
@@ -156,18 +163,25 @@ def _read(job: TrainingJob, child: Manifest, pods: list[Manifest], attempt: int,
     return active
 
 
+def _ended(pods: list[Manifest]) -> datetime | None:
+    """When the last of them ended; `None` while one runs."""
+    ends = [terminated_of(pod).get("finishedAt") for pod in pods]
+    return max(map(datetime.fromisoformat, ends)) if ends and all(ends) else None
+
+
 def _consequence(failure: Failure) -> int:
     """Where several pods fail, a lost connection is mostly the echo of another's end."""
     return {"Communication": 1, "WorkerLost": 1, "Preempted": 2}.get(failure.class_, 0)
 
 
-def reached(job: TrainingJob, child: Manifest) -> int | None:
-    """The last checkpoint that the run has reported."""
-    progress = job.status.progress.runs.get(child["metadata"]["name"])
+def reached(job: TrainingJob, run: str) -> int | None:
+    """The last checkpoint that a run has reported."""
+    progress = job.status.progress.runs.get(run)
     return progress.checkpoint if progress else None
 
 
-def _end(child: Manifest) -> Manifest:
+def end_of(child: Manifest) -> Manifest:
+    """The condition that ended a child, `{}` while it goes on."""
     if child["kind"] == pytorchjob.KIND:
         return pytorchjob.read(child)
     ends = {"Failed": "Failed", "Complete": "Succeeded"}

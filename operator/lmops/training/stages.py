@@ -16,8 +16,12 @@ DONE_AFTER: dict[Stage, int] = {"prepare": 5, "train": 95, "evaluate": 100}
 
 def ref(job: TrainingJob, stage: Stage, attempt: int) -> Ref:
     """The child that an attempt at a stage has."""
-    kind = pytorchjob.KIND if stage == "train" else "Job"
-    return Ref(kind, child_name(job.metadata.name, stage, attempt))
+    return Ref(kind_of(stage), child_name(job.metadata.name, stage, attempt))
+
+
+def kind_of(stage: Stage) -> str:
+    """The kind of child that runs a stage."""
+    return pytorchjob.KIND if stage == "train" else "Job"
 
 
 def manifest(job: TrainingJob, stage: Stage, attempt: int, settings: Settings) -> Manifest:

@@ -9,11 +9,17 @@ from typing import Any, Literal
 from lmops.api import Failure, Result, RunRecord, TrainingJob, TrainingJobStatus
 from lmops.api.base import Condition
 from lmops.api.status import Display, Phase, Progress, RunProgress, Stage
-from lmops.training.stages import DONE_AFTER, ref
+from lmops.plan import Ref
+from lmops.training.stages import DONE_AFTER, kind_of, ref
 
 ENDED: frozenset[Phase] = frozenset({"Succeeded", "Failed"})
 LEDGER = 100
 """How many rows the ledger keeps; the oldest stopped and failed ones go first."""
+
+
+def expected(status: TrainingJobStatus) -> tuple[Ref, ...]:
+    """The children that the ledger says are there."""
+    return tuple(Ref(kind_of(run.stage), run.name) for run in status.runs if run.state in ("Pending", "Running"))
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ def _display(old: TrainingJobStatus, new: TrainingJobStatus, standing: Standing)
     shown = {"nodes": f"{standing.running}/{standing.wanted}" if standing.wanted else "", "reason": standing.display}
     if new.progress != old.progress:
         shown["progress"] = f"{new.progress.percent}%"
-    if new.best and (value := (new.evaluation.metrics if new.evaluation else {}).get(new.best.metric, new.best.value)):
+    if new.best:
+        value = (new.evaluation.metrics if new.evaluation else {}).get(new.best.metric, new.best.value)
         shown["metric"] = f"{new.best.metric}={value:.2f}"
     return old.display.model_copy(update=shown)
 
@@ -107,10 +114,13 @@ def worked(runs: list[RunRecord], now: datetime) -> timedelta:
 
 
 def started(progress: Progress, run: str, stage: Stage, attempt: int) -> Progress:
-    """The progress of a job whose run has just been created: its earlier attempts are forgotten."""
+    """The progress of a job whose run has just been created: its earlier attempts are forgotten.
+
+    Training goes on where its checkpoint is; the other stages begin again.
+    """
     kept = {name: p for name, p in progress.runs.items() if not name.startswith(run.rpartition("-a")[0] + "-a")}
     before = max((p.percent for name, p in progress.runs.items() if name not in kept), default=0)
-    begun = RunProgress(attempt=attempt, percent=before if attempt else 0)
+    begun = RunProgress(attempt=attempt, percent=before if stage == "train" else 0)
     return progress.model_copy(update={"stage": stage, "runs": {**kept, run: begun}, "seconds_remaining": None})
 
 
