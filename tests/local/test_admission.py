@@ -159,6 +159,27 @@ def test_the_same_name_twice_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path, f"{GOOD}---\n{GOOD}") == ["trainingjob/reviews stands in these files more than once"]
 
 
+def test_the_same_name_in_two_namespaces_is_two_resources(tmp_path: Path) -> None:
+    team = GOOD.replace("name: reviews\n", "name: reviews\n  namespace: team\n", 1)
+    found = admitted(tmp_path, f"{GOOD}---\n{team}")
+
+    assert [manifest["metadata"] for manifest in found.resources] == [
+        {"namespace": "default", "name": "reviews"},
+        {"namespace": "team", "name": "reviews"},
+    ]
+    assert refused(tmp_path, f"{team}---\n{team}") == [
+        "trainingjob/reviews -n team stands in these files more than once"
+    ]
+
+
+def test_a_secret_is_kept_in_the_namespace_of_its_job(tmp_path: Path) -> None:
+    secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: hub}\n"
+    (tmp_path / "hub.yaml").write_text(secret)
+    found = admit(read([str(tmp_path / "hub.yaml")]), Home(tmp_path), [], "team")
+
+    assert [manifest["metadata"] for manifest in found.others] == [{"namespace": "team", "name": "hub"}]
+
+
 def test_secrets_and_claims_may_stand_beside_a_job(tmp_path: Path) -> None:
     secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: hub}\nstringData: {HF_TOKEN: sesame}\n"
     found = admitted(tmp_path, GOOD + secret)

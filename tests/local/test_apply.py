@@ -8,6 +8,7 @@ import signal
 import time
 from typing import Any
 
+import pytest
 import yaml
 
 
@@ -224,6 +225,75 @@ def test_a_finished_job_is_shown_as_a_cluster_would_and_told_as_a_story(laptop: 
     headings = [text for text in story.splitlines() if re.fullmatch(r"[A-Z]\w+", text)]
     assert headings == ["Conditions", "Runs", "Events", "End"]
     assert "  train     best f1 0.810 at step 5" in story.splitlines()
+
+
+def test_what_is_said_of_another_namespace_leads_there(laptop: Any, eventually: Any) -> None:
+    apply = laptop.start("apply", "-f", "reviews.yaml", "-n", "team", "--set", "training.steps=15")
+    eventually(lambda: laptop.step() > 1)
+    apply.send_signal(signal.SIGINT)
+    stopped, _ = apply.communicate(timeout=20)
+    code, ended, _ = laptop.lmops("apply", "-f", "reviews.yaml", "-n", "team", "--set", "training.steps=15")
+
+    assert stopped.splitlines()[-1].endswith(
+        "to go on: lmops local apply -f reviews.yaml -n team --set training.steps=15"
+    )
+    assert code == 0
+    assert ended.splitlines()[-3:] == [
+        "  next      lmops local predict trainingjob/reviews -n team FILE",
+        "            lmops local describe trainingjob/reviews -n team",
+        "            lmops local logs trainingjob/reviews -n team --stage train",
+    ]
+
+
+def test_an_interrupted_deletion_names_its_files_and_is_gone_on_with(laptop: Any, eventually: Any) -> None:
+    apply = laptop.start("apply", "-f", "reviews.yaml", "-n", "team", TRAIN="hang")
+    eventually(lambda: laptop.step() == 1)
+    delete = laptop.start("delete", "-f", "reviews.yaml", "-n", "team")
+    eventually(lambda: "deletionTimestamp" in laptop.lmops("get", "-n", "team", "-o", "yaml")[1])
+    refused = laptop.lmops("apply", "-f", "reviews.yaml", "-n", "team")[0]
+    for _ in range(2):
+        apply.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    out, _ = delete.communicate(timeout=20)
+
+    assert refused == 1
+    assert out.splitlines()[-1].endswith("; to go on: lmops local delete -f reviews.yaml -n team")
+
+
+def test_predict_finds_the_model_the_texts_and_the_answers_on_their_volumes(laptop: Any) -> None:
+    (laptop.folder / "answers").mkdir()
+    (laptop.home / "volumes/models/good").write_text("model ")
+    (laptop.home / "volumes/data/x.csv").write_text("texts")
+    words = ("pvc://models/good", "pvc://data/x.csv", "-o", "pvc://answers/y.jsonl", "--volume", "answers=answers")
+
+    code, _, err = laptop.lmops("predict", *words)
+
+    assert (code, err, (laptop.folder / "answers/y.jsonl").read_text()) == (0, "", "model texts")
+
+
+def test_to_follow_what_nothing_works_on_is_one_sentence(laptop: Any) -> None:
+    laptop.lmops("apply", "-f", "reviews.yaml")
+
+    assert laptop.lmops("logs", "reviews", "-f", "--stage", "prepared") == (
+        1,
+        "",
+        "trainingjob/reviews has no logs of stage prepared yet, and no engine is at work; "
+        "`lmops local describe trainingjob/reviews` says why\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("- kind: TrainingJob", "x.yaml:1: this is not a Kubernetes resource: it has no kind and metadata.name"),
+        ("kind: TrainingJob", "x.yaml:1: this is not a Kubernetes resource: it has no kind and metadata.name"),
+        ("{kind: Secret, metadata: {name: x}}", "nothing that x.yaml names is here, so there is nothing to delete"),
+    ],
+)
+def test_a_file_that_names_nothing_to_delete_is_one_sentence(laptop: Any, text: str, sentence: str) -> None:
+    laptop.write("x.yaml", text)
+
+    assert laptop.lmops("delete", "-f", "x.yaml") == (1, "", f"{sentence}\n")
 
 
 def test_a_bad_file_is_refused_before_anything_starts(laptop: Any) -> None:

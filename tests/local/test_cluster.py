@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from lmops.plan import Manifest, Ref
 JOB, TRAIN = Ref("Job", "demo-prepare-a0"), Ref("PyTorchJob", "demo-train-a0")
 
 
-def cluster(home: Path, gpus: tuple[str, ...] = ()) -> Cluster:
-    """A cluster for a resource called demo."""
-    folder = Home(home).folder("default", "TrainingJob", "demo")
-    return Cluster(folder, Kubelet(Home(home), folder, Node(Accelerators(gpus), "http://127.0.0.1:1")))
+def cluster(home: Path, gpus: tuple[str, ...] = (), name: str = "demo") -> Cluster:
+    """A cluster for a resource, as an engine of its own has it."""
+    folder = Home(home).folder("default", "TrainingJob", name)
+    return Cluster(folder, Kubelet(Home(home), folder, Node(Accelerators(gpus, home / "gpus"), "http://127.0.0.1:1")))
 
 
 def template(script: str, **container: Any) -> Manifest:
@@ -279,6 +279,69 @@ def test_a_gpu_in_use_is_waited_for(tmp_path: Path) -> None:
     assert waiting == "the pod asks for 1 nvidia.com/gpu, and other pods use them; it starts when they are free"
 
 
+def test_a_gpu_that_another_engine_uses_is_waited_for(tmp_path: Path) -> None:
+    resources = {"limits": {"nvidia.com/gpu": 1}}
+    first, second = cluster(tmp_path, ("0", "1"), "first"), cluster(tmp_path, ("0", "1"), "second")
+    show = "import os, time; print('up', os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(0.5)"
+    for found in (first, second):
+        found.create(job(show, resources=resources), datetime.now(UTC))
+        run(found, until=is_up)
+    third = cluster(tmp_path, ("0", "1"), "third")
+    third.create(job(show, resources=resources), datetime.now(UTC))
+    run(third)
+    waiting = next(iter(third.pods.values()))["status"]["conditions"][0]["message"]
+    run(first)
+    run(third, until=is_up)
+    for found in (second, third):
+        run(found)
+
+    logs = [file.read_text() for found in (first, second, third) for file in found.folder.pods.glob("*/log")]
+    assert waiting == "the pod asks for 1 nvidia.com/gpu, and other pods use them; it starts when they are free"
+    assert logs == ["up 0\n", "up 1\n", "up 0\n"]
+
+
+def test_a_pod_that_cannot_start_gives_its_gpu_back(tmp_path: Path) -> None:
+    resources = {"limits": {"nvidia.com/gpu": 1}}
+    secret = [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}]
+    for name, broken in (("first", {"command": ["no-such-program"]}), ("second", {"env": secret})):
+        found = cluster(tmp_path, ("0",), name)
+        found.create(job("", resources=resources, **broken), datetime.now(UTC))
+        run(found)
+    good = cluster(tmp_path, ("0",), "good")
+    good.create(job("", resources=resources), datetime.now(UTC))
+    run(good)
+
+    assert conditions(good, JOB) == {"Complete": "True"}
+
+
+def test_a_pod_keeps_its_gpu_while_its_container_waits_to_start_again(tmp_path: Path) -> None:
+    resources = {"limits": {"nvidia.com/gpu": 1}}
+    failing = pytorchjob("exit(1)", policy="OnFailure")
+    main = failing["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"][0]
+    main["resources"] = resources
+    first, second = cluster(tmp_path, ("0",), "first"), cluster(tmp_path, ("0",), "second")
+    first.create(failing, datetime.now(UTC))
+    run(first, until=lambda c: "terminated" in str(c.pods) and c.is_quiet())
+    second.create(job("", resources=resources), datetime.now(UTC))
+    run(second)
+    waiting = next(iter(second.pods.values()))["status"]["phase"]
+    first.delete(TRAIN, datetime.now(UTC))
+    run(first, until=Cluster.is_empty)
+    run(second, until=lambda c: next(iter(c.pods.values()))["status"]["phase"] == "Succeeded")
+
+    assert waiting == "Pending"
+
+
+def test_cpu_that_is_said_while_the_engine_lives_starts_the_pod_that_waits(tmp_path: Path) -> None:
+    found = cluster(tmp_path)
+    found.create(job("", resources={"limits": {"nvidia.com/gpu": 1}}), datetime.now(UTC))
+    run(found)
+    found.folder.apply({"metadata": {"name": "demo"}, "spec": {}}, datetime.now(UTC), cpu=True)
+    run(found, until=lambda c: next(iter(c.pods.values()))["status"]["phase"] == "Succeeded")
+
+    assert conditions(found, JOB) == {"Complete": "True"}
+
+
 def test_a_deleted_child_leaves_in_order_after_its_pods(tmp_path: Path) -> None:
     script = (
         "import signal, sys, time; signal.signal(15, lambda *_: (print('saved'), sys.exit(0)))\n"
@@ -355,6 +418,8 @@ def test_what_an_engine_left_when_it_was_killed_is_ended_and_told(tmp_path: Path
     run(killed, until=is_up)
     (process,) = (at_work.process.started for at_work in killed.kubelet.running.values())
     log = (killed.folder.pod(next(iter(killed.pods))) / "log").read_text()
+    last = datetime.now(UTC) - timedelta(hours=9)
+    os.utime(killed.folder.pod(next(iter(killed.pods))) / "log", (last.timestamp(), last.timestamp()))
 
     found = cluster(tmp_path)
     found.load(datetime.now(UTC))
@@ -364,6 +429,8 @@ def test_what_an_engine_left_when_it_was_killed_is_ended_and_told(tmp_path: Path
     assert not is_alive(int(log.split()[1]))
     assert (pod["status"]["phase"], pod["status"]["reason"]) == ("Failed", "NodeLost")
     assert list(ends(found).values()) == [(137, "ContainerStatusUnknown", log.strip())]
+    (status,) = pod["status"]["containerStatuses"]
+    assert status["state"]["terminated"]["finishedAt"] == last.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def test_what_outlived_a_killed_engine_and_its_own_parent_is_ended_too(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from lmops.api.base import API_VERSION
 from lmops.api.crd import Schema, resource_schema
 from lmops.local.documents import AdmissionError, Document, FieldPath, override, spelled
-from lmops.local.home import Home
+from lmops.local.home import Home, in_namespace
 from lmops.local.kinds import KINDS, Kind
 from lmops.local.schema import broken_rules, defaulted, unknown, without_nulls
 from lmops.plan import Manifest
@@ -57,7 +57,7 @@ def admit(documents: list[Document], home: Home, assignments: list[str], namespa
     for document in documents:
         problems = list(_form(document))
         if not problems and document.value["kind"] in PLAIN:
-            others.append(document.value)
+            others.append(_spaced(document.value, namespace))
             continue
         if not problems:
             override(document, assignments)
@@ -109,6 +109,10 @@ def _stored(value: Manifest, kind: Kind, namespace: str) -> Manifest:
     kept = {key: inner for key, inner in {"namespace": namespace, **(metadata or {})}.items() if key in METADATA}
     spec = defaulted(value.get("spec", {}), resource_schema(kind.crd)["properties"]["spec"])
     return {"apiVersion": value["apiVersion"], "kind": value["kind"], "metadata": kept, "spec": spec}
+
+
+def _spaced(value: Manifest, namespace: str) -> Manifest:
+    return {**value, "metadata": {"namespace": namespace, **value["metadata"]}}
 
 
 def _old(home: Home, manifest: Manifest) -> Any:
@@ -211,7 +215,8 @@ def _at(schema: Schema, path: FieldPath) -> Schema:
 
 
 def _twice(resources: list[Manifest]) -> list[str]:
-    names = [f"{m['kind'].lower()}/{m['metadata'].get('name')}" for m in resources]
+    spaces = [in_namespace(str(m["metadata"]["namespace"])) for m in resources]
+    names = [f"{m['kind'].lower()}/{m['metadata'].get('name')}{s}" for m, s in zip(resources, spaces, strict=True)]
     return [f"{name} stands in these files more than once" for name in dict.fromkeys(names) if names.count(name) > 1]
 
 

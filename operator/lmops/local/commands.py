@@ -21,7 +21,7 @@ from lmops.local.admission import Admitted, admit, secret_data
 from lmops.local.detached import detach
 from lmops.local.display import Screen
 from lmops.local.documents import AdmissionError, read
-from lmops.local.home import Folder, Home
+from lmops.local.home import Folder, Home, LeavingError
 from lmops.local.kinds import KINDS
 from lmops.local.logs import print_logs
 from lmops.local.targets import chosen, is_here, named, one, refuse, trained
@@ -57,11 +57,11 @@ def apply(
     try:
         admitted = admit(read(filename), home, set_ or [], namespace)
         _provide(admitted, home, volume or [], console)
-    except (AdmissionError, VolumeError) as error:
+        folders = [_taken_in(home, manifest, cpu, console) for manifest in admitted.resources]
+    except (AdmissionError, VolumeError, LeavingError) as error:
         refuse(str(error))
-    folders = [_taken_in(home, manifest, cpu, console) for manifest in admitted.resources]
     if wait:
-        code = _work(home, folders, console, f"lmops local apply {_again(filename, set_ or [], cpu)}")
+        code = _work(home, folders, console, f"lmops local apply {_again(filename, namespace, set_ or [], cpu)}")
     else:
         code = _detached(folders, console)
     if output:
@@ -109,9 +109,8 @@ def logs(
     """Print what the pods of a resource said: of each stage the last attempt."""
     folder = one(Home.found(), target, namespace)
     if not print_logs(folder, stage, follow, sys.stdout):
-        refuse(
-            f"{folder} has no logs{' of stage ' + stage if stage else ''} yet; `lmops local describe {folder}` says why"
-        )
+        what, idle = f"logs of stage {stage}" if stage else "logs", "" if folder.alive else ", and no engine is at work"
+        refuse(f"{folder} has no {what} yet{idle}; `lmops local describe {folder}` says why")
 
 
 @app.command()
@@ -130,9 +129,12 @@ def delete(
     if ignore_not_found and target and not is_here(home, target, namespace):
         return
     folders = [one(home, target, namespace)] if target else named(home, filename or [], namespace)
+    if not folders and not ignore_not_found:
+        refuse(f"nothing that {', '.join(filename or [])} names is here, so there is nothing to delete")
     for folder in folders:
         folder.ask_deletion(tables.now())
-    console, again = Console(highlight=False), shlex.join(["lmops", "local", "delete", *([target] if target else [])])
+    words = str(folders[0]) if target else _again(filename or [], namespace)
+    console, again = Console(highlight=False), f"lmops local delete {words}"
     with Screen(console) as screen:
         for folder in folders:
             screen.skip(str(folder), folder.status(), KINDS[folder.kind].story)
@@ -146,17 +148,21 @@ def predict(
     model: Annotated[str, typer.Argument(help="A model folder, a pvc:// or hf:// URI, or KIND/NAME of a job.")],
     file: Annotated[str, typer.Argument(help="The texts: jsonl, csv, parquet or plain lines.")],
     out: Annotated[str, typer.Option("-o", "--out", help="Where the predictions go; default: the screen.")] = "",
+    volume: Annotated[list[str] | None, typer.Option(help="claim=folder: where a volume lies; remembered.")] = None,
     namespace: Namespace = "default",
 ) -> None:
     """Stream a file of any size through a model. Further options, as --text COLUMN, are the trainer's own."""
     if importlib.util.find_spec("lmops_trainer") is None:
         refuse("predict needs the trainer; install lmops[trainer]")
     home = Home.found()
+    volumes = Volumes(home)
+    try:
+        volumes.remember(volume or [])
+    except VolumeError as error:
+        refuse(str(error))
     with tempfile.TemporaryDirectory() as mounts:
         argument = trained(home, model, namespace)
-        if argument.startswith(SCHEME):
-            claim = argument.removeprefix(SCHEME).partition("/")[0]
-            (Path(mounts) / claim).symlink_to(Volumes(home).folder(claim))
+        _mount(volumes, [argument, file, out], Path(mounts))
         command = [sys.executable, "-m", "lmops_trainer", "predict", argument, file, *(["-o", out] if out else [])]
         command += context.args
         done = subprocess.run(command, env={**os.environ, "LMOPS_VOLUMES": mounts}, check=False)
@@ -188,6 +194,13 @@ def _provide(admitted: Admitted, home: Home, mappings: list[str], console: Conso
         if other["kind"] == "Secret":
             space = other["metadata"].get("namespace", "default")
             home.keep_secret(space, other["metadata"]["name"], secret_data(other))
+
+
+def _mount(volumes: Volumes, places: list[str], mounts: Path) -> None:
+    """Links the volumes of these URIs, as a pod has them mounted."""
+    uris = [place.removeprefix(SCHEME) for place in places if place.startswith(SCHEME)]
+    for claim in {uri.partition("/")[0] for uri in uris} - {"", ".", ".."}:
+        (mounts / claim).symlink_to(volumes.folder(claim))
 
 
 def _taken_in(home: Home, manifest: dict[str, object], cpu: bool, console: Console) -> Folder:
@@ -236,9 +249,10 @@ def _told(folder: Folder) -> bool:
     )
 
 
-def _again(files: list[str], assignments: list[str], cpu: bool) -> str:
+def _again(files: list[str], namespace: str, assignments: list[str] | None = None, cpu: bool = False) -> str:
     words = [part for file in files for part in ("-f", file)]
-    words += [part for assignment in assignments for part in ("--set", assignment)]
+    words += ["-n", namespace] if namespace != "default" else []
+    words += [part for assignment in assignments or [] for part in ("--set", assignment)]
     return shlex.join(words + ["--cpu"] * cpu)
 
 

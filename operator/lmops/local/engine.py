@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -13,6 +12,7 @@ from lmops.local.cluster import Cluster
 from lmops.local.home import Folder, Home
 from lmops.local.kinds import Kind
 from lmops.local.kubelet import Kubelet, Node
+from lmops.patches import merged
 from lmops.plan import Manifest, Plan
 from lmops.settings import Settings
 
@@ -96,16 +96,16 @@ class Engine:
         return self.kind.reconcile(job, self.cluster.observed(), now, self.settings)
 
     def _carry_out(self, plan: Plan[Any], now: datetime, only_tell: bool = False) -> None:
-        """Creates and deletes, then writes the status if it is another, then tells the events."""
-        for manifest in () if only_tell else plan.create:
-            self.cluster.create(manifest, now)
-        for ref in () if only_tell else plan.delete:
-            self.cluster.delete(ref, now)
+        """Writes the status if it is another, then deletes, creates and tells the events: in the order of a cluster."""
         status = plan.status.manifest()
         changed = status != self.status
         if changed:
             self.resource["status"] = status
             self.folder.write_status(status)
+        for ref in () if only_tell else plan.delete:
+            self.cluster.delete(ref, now)
+        for manifest in () if only_tell else plan.create:
+            self.cluster.create(manifest, now)
         self.folder.add_events(plan.events if changed else (), now)
         self.stale = bool(changed or plan.create or plan.delete)
         self.again = None if plan.again is None else now + plan.again
@@ -140,19 +140,6 @@ class Engine:
 def is_suspended(status: Manifest) -> bool:
     """Whether the resource rests, because its spec says so."""
     return status.get("phase") == "Suspended"
-
-
-def merged(value: Manifest, patch: Manifest) -> Manifest:
-    """A JSON merge patch (RFC 7386) carried out."""
-    result = copy.copy(value)
-    for key, new in patch.items():
-        if new is None:
-            result.pop(key, None)
-        elif isinstance(new, dict):
-            result[key] = merged(result[key] if isinstance(result.get(key), dict) else {}, new)
-        else:
-            result[key] = new
-    return result
 
 
 def _now() -> datetime:

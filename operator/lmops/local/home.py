@@ -30,6 +30,11 @@ def rfc3339(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def in_namespace(namespace: str) -> str:
+    """The option that leads a command to a namespace; the default one needs none."""
+    return "" if namespace == "default" else f" -n {namespace}"
+
+
 def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
     """Replaces a file in one step, so that a reader sees the old or the new one whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,15 +59,15 @@ class Lock:
         self.path = path
         self.file: IO[str] | None = None
 
-    def take(self, wait: bool = False) -> bool:
+    def take(self, wait: bool = False, looks: int = LOOKS) -> bool:
         """Whether the lock is ours now."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (held until given back)
-        for _ in range(1 if wait else LOOKS):
+        for _ in range(1 if wait else looks):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                time.sleep(0.02)  # one who only looks whether it is taken has it for a moment
+                time.sleep(0.02 if looks > 1 else 0)  # one who only looks whether it is taken has it for a moment
             else:
                 self.file = file
                 return True
@@ -96,6 +101,10 @@ class Lock:
             self.give_back()
 
 
+class LeavingError(Exception):
+    """What is being deleted cannot be applied: a sentence for the user."""
+
+
 class Folder:
     """All that is kept of one resource."""
 
@@ -106,7 +115,8 @@ class Folder:
         self.children, self.pods, self.engine_log = path / "children", path / "pods", path / "engine.log"
 
     def __str__(self) -> str:
-        return f"{self.kind.lower()}/{self.name}"
+        """Its name as a command takes it, so that one namespace is not taken for another."""
+        return f"{self.kind.lower()}/{self.name}{in_namespace(self.namespace)}"
 
     @property
     def alive(self) -> bool:
@@ -146,6 +156,9 @@ class Folder:
             metadata, word = {**manifest["metadata"], "namespace": self.namespace}, "unchanged"
             if old is None:
                 word, born = "created", _born(now)
+            elif "deletionTimestamp" in old["metadata"]:
+                until = f"`lmops local delete {self}` waits for that"
+                raise LeavingError(f"{self} is being deleted; apply it again when it is gone ({until})")
             else:
                 born = {key: old["metadata"][key] for key in ("uid", "generation", "creationTimestamp")}
                 if old["spec"] != manifest["spec"]:
@@ -191,9 +204,12 @@ class Folder:
         return sorted(found, key=lambda pair: (pair[0]["metadata"]["creationTimestamp"], pair[0]["metadata"]["name"]))
 
     def remove(self) -> None:
-        """Forgets the resource: first what makes it one, for those who look meanwhile."""
-        (self.path / "applied.json").unlink(missing_ok=True)
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Forgets the resource: first what makes it one, for those who look meanwhile. One applied anew stays."""
+        with Lock(self.path / "applied.lock").held():
+            if (applied := self.applied()) and "deletionTimestamp" not in applied["metadata"]:
+                return
+            (self.path / "applied.json").unlink(missing_ok=True)
+            shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):
             self.path.parent.rmdir()
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from lmops import kinds
 from lmops.api import crd
+from lmops.kinds import Reconcile
 from lmops.local.story import TRAINING, Story
-from lmops.plan import Observed, Plan
-from lmops.settings import Settings
-from lmops.training.reconcile import reconcile as training
-
-Reconcile = Callable[[Any, Observed, datetime, Settings], Plan[Any]]
 
 
 class Kind(NamedTuple):
@@ -23,8 +18,5 @@ class Kind(NamedTuple):
     story: Story
 
 
-_FORMS = {kind.model.__name__: kind for kind in crd.KINDS}
-
-KINDS: dict[str, Kind] = {
-    "TrainingJob": Kind(_FORMS["TrainingJob"], training, TRAINING),
-}
+STORIES: dict[str, Story] = {"TrainingJob": TRAINING}
+KINDS = {name: Kind(kind.form, kind.reconcile, STORIES[name]) for name, kind in kinds.KINDS.items()}

@@ -41,7 +41,7 @@ class Kubelet:
     """Runs the pods of one resource."""
 
     def __init__(self, home: Home, folder: Folder, node: Node) -> None:
-        self.home, self.folder, self.accelerators, self.cpu = home, folder, node.accelerators, folder.on_cpu()
+        self.home, self.folder, self.accelerators = home, folder, node.accelerators
         self.endpoint = node.endpoint
         self.volumes = Volumes(home)
         self.running: dict[str, Running] = {}
@@ -60,6 +60,7 @@ class Kubelet:
         if uid in self.running:
             return self._watch(pod, self.running[uid], now)
         if pods.is_leaving(pod):
+            self.accelerators.give_back(uid)
             return None
         if pods.has_ended(pod) or self.going_down:
             return pod
@@ -80,17 +81,20 @@ class Kubelet:
             at_work.process.kill()
 
     def _start(self, pod: Manifest, now: datetime) -> Manifest:
-        if not self.cpu and (lacking := self.accelerators.lacking(pod)):
+        cpu = self.folder.on_cpu()  # as the last `apply` says, which may be later than this engine
+        if not cpu and (lacking := self.accelerators.take(pod)):
             return pods.unschedulable(pod, lacking, now)
         box = Sandbox(self.folder.pod(pod["metadata"]["name"]), pod, self.endpoint)
         uid = pod["metadata"]["uid"]
         try:
-            environment = box.environment(self.home, self._own(pod))
+            environment = box.environment(self.home, self._own(pod, cpu))
             box.furnish(self.volumes)
             process = Process(box.command(), environment, box.root, box.log, uid)
         except ConfigError as error:
+            self.accelerators.give_back(uid)
             return pods.waiting(pod, "CreateContainerConfigError", str(error), now)
         except OSError as error:
+            self.accelerators.give_back(uid)
             return pods.ended(pod, 128, now, reason="StartError", message=str(error))
         process.remember(box.folder / "process.json")
         self.running[uid] = Running(process)
@@ -110,19 +114,18 @@ class Kubelet:
 
     def _ended(self, pod: Manifest, at_work: Running, code: int, now: datetime) -> Manifest | None:
         del self.running[pod["metadata"]["uid"]]
-        self.accelerators.give_back(pod["metadata"]["uid"])
         at_work.process.bury()
         box = Sandbox(self.folder.pod(pod["metadata"]["name"]), pod)
         box.clear()
-        if pods.is_leaving(pod):
-            return None
         words = box.last_words(code)
         ended = pods.ended(pod, code, now, "OOMKilled" if at_work.over_limit else None, words)
-        if self.going_down:
-            return pods.shut_down(ended, now)
-        if code and pod["spec"].get("restartPolicy", "Always") != "Never":
-            return {**ended, "status": {**ended["status"], "phase": "Running"}}
-        return ended
+        stays = not pods.is_leaving(pod) and not self.going_down
+        if stays and code and pod["spec"].get("restartPolicy", "Always") != "Never":
+            return {**ended, "status": {**ended["status"], "phase": "Running"}}  # its GPUs stay with it
+        self.accelerators.give_back(pod["metadata"]["uid"])
+        if pods.is_leaving(pod):
+            return None
+        return pods.shut_down(ended, now) if self.going_down else ended
 
     def _restart(self, pod: Manifest, now: datetime) -> Manifest:
         """The same pod with its container started anew, after a pause that doubles."""
@@ -145,17 +148,17 @@ class Kubelet:
             return pod
         box = Sandbox(self.folder.pod(pod["metadata"]["name"]), pod)
         box.clear()
-        return pods.node_lost(pod, now, box.last_words(137))
+        return pods.node_lost(pod, box.last_sign() or now, box.last_words(137))
 
-    def _own(self, pod: Manifest) -> dict[str, str]:
+    def _own(self, pod: Manifest, cpu: bool) -> dict[str, str]:
         """What the engine tells every pod that does not say it itself."""
-        gpus = [] if self.cpu else self.accelerators.take(pod)
+        gpus = [] if cpu else self.accelerators.of(pod)
         own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "PET_LOCAL_ADDR": "127.0.0.1"}
         if sys.platform == "linux":
             own["GLOO_SOCKET_IFNAME"] = "lo"
         if "OMP_NUM_THREADS" not in os.environ:
             own["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes(pod)))
-        return own | ({"LMOPS_FP16_AS_FP32": "1"} if self.cpu else {})
+        return own | ({"LMOPS_FP16_AS_FP32": "1"} if cpu else {})
 
 
 def processes(pod: Manifest) -> int:

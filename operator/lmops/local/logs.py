@@ -8,12 +8,11 @@ from typing import TextIO
 
 from lmops.api.base import GROUP
 from lmops.local.home import Folder
-from lmops.local.kinds import KINDS
 from lmops.plan import Manifest
 
 
 def print_logs(folder: Folder, stage: str, follow: bool, out: TextIO) -> bool:
-    """Prints the logs of each stage's last attempt; with `follow`, until the resource ends. Whether there were any."""
+    """Prints the logs of each stage's last attempt; with `follow`, while an engine works. Whether there were any."""
     read: dict[Path, int] = {}
     while True:
         over = not folder.alive
@@ -24,7 +23,7 @@ def print_logs(folder: Folder, stage: str, follow: bool, out: TextIO) -> bool:
                     out.write(f"{name}{text}" if text.endswith("\n") else f"{name}{text}\n")
                 read[file] = log.tell()
         out.flush()
-        if not follow or (over and KINDS[folder.kind].story.is_over(folder.status())) or (over and read):
+        if not follow or over:
             return bool(read)
         time.sleep(0.5)
 

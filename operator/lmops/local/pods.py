@@ -138,9 +138,9 @@ def shut_down(pod: Manifest, now: datetime) -> Manifest:
     return _with_status(pod, phase="Failed", reason="Terminated", message=SHUTDOWN, conditions=conditions)
 
 
-def node_lost(pod: Manifest, now: datetime, message: str) -> Manifest:
+def node_lost(pod: Manifest, at: datetime, message: str) -> Manifest:
     """The pod whose node went away while it ran; what it said last is kept."""
-    lost = ended(pod, 137, now, reason="ContainerStatusUnknown", message=message)
+    lost = ended(pod, 137, at, reason="ContainerStatusUnknown", message=message)
     return _with_status(lost, reason="NodeLost", message="The engine that ran this pod was killed.")
 
 

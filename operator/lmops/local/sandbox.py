@@ -7,6 +7,7 @@ import shutil
 import site
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -94,6 +95,10 @@ class Sandbox:
         main = container(self.pod)
         words: list[str] = [*main.get("command", ()), *main.get("args", ())]
         return [sys.executable, *words[1:]] if words[:1] in (["python"], ["python3"]) else words
+
+    def last_sign(self) -> datetime | None:
+        """When it was last heard of: what outlived its engine is not known to have worked any longer."""
+        return datetime.fromtimestamp(self.log.stat().st_mtime, UTC) if self.log.exists() else None
 
     def last_words(self, code: int) -> str:
         """The termination message: what the container wrote, or the end of its log where it failed without a word."""

@@ -45,7 +45,7 @@ class Session:
         runner, url = await self._endpoint()
         # A stop at the terminal is the user's will, so it never uses up a budget as evictions on a cluster do.
         settings = Settings(progress_url=PROGRESS, user=None, stops_without_progress=NEVER)
-        node = Node(accelerators.found(), url)
+        node = Node(accelerators.found(self.home), url)
         try:
             codes = await asyncio.gather(*(self._one(folder, settings, node) for folder in self.folders))
         finally:

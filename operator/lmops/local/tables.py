@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lmops.local.display import figures
-from lmops.local.home import Folder
+from lmops.local.home import Folder, in_namespace
 from lmops.local.kinds import KINDS
 from lmops.local.volumes import Volumes
 from lmops.plan import Manifest
@@ -77,7 +77,8 @@ def described(folder: Folder, resource: Manifest, volumes: Volumes, now: datetim
 def _engine(folder: Folder, over: bool) -> str:
     if folder.alive:
         return "at work"
-    return "at rest" if over else "none is running; `lmops local apply` of the same file goes on from here"
+    space = in_namespace(folder.namespace)
+    return "at rest" if over else f"none is running; `lmops local apply{space}` of the same file goes on from here"
 
 
 def _conditions(status: Manifest) -> Iterator[list[str]]:

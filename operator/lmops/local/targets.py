@@ -7,8 +7,8 @@ from typing import NoReturn
 
 import typer
 
-from lmops.local.documents import AdmissionError, read
-from lmops.local.home import Folder, Home
+from lmops.local.documents import AdmissionError, Document, read
+from lmops.local.home import Folder, Home, in_namespace
 from lmops.local.kinds import KINDS
 from lmops.local.volumes import SCHEME
 
@@ -19,13 +19,13 @@ def chosen(home: Home, target: str, namespace: str) -> list[Folder]:
     if slash:
         found = home.folder(namespace, _kind(kind), name)
         if found.applied() is None:
-            refuse(f"{found} is not here; `lmops local get` lists what is")
+            refuse(f"{found} is not here; `lmops local get{in_namespace(namespace)}` lists what is")
         return [found]
     if not target or _is_kind(target):
         return home.folders(namespace, _kind(target) if target else None)
     named = [folder for folder in home.folders(namespace) if folder.name == target]
     if not named:
-        refuse(f"there is no resource {target} here; `lmops local get` lists what there is")
+        refuse(f"there is no resource {target} here; `lmops local get{in_namespace(namespace)}` lists what there is")
     return named
 
 
@@ -49,12 +49,10 @@ def named(home: Home, files: list[str], namespace: str) -> list[Folder]:
     if not files:
         refuse("say what to delete: KIND/NAME, or -f FILE")
     try:
-        values = [document.value for document in read(files) if document.value.get("kind") in KINDS]
+        found = [_folder(home, document, namespace) for document in read(files)]
     except AdmissionError as error:
         refuse(str(error))
-    spaces = [value["metadata"].get("namespace", namespace) for value in values]
-    folders = [home.folder(space, v["kind"], v["metadata"]["name"]) for space, v in zip(spaces, values, strict=True)]
-    return [folder for folder in folders if folder.applied()]
+    return [folder for folder in found if folder and folder.applied()]
 
 
 def trained(home: Home, model: str, namespace: str) -> str:
@@ -70,6 +68,17 @@ def refuse(sentence: str) -> NoReturn:
     """Ends the command with a sentence."""
     typer.echo(sentence, err=True)
     raise typer.Exit(1)
+
+
+def _folder(home: Home, document: Document, namespace: str) -> Folder | None:
+    """What a document names; `None` where it is of a kind that is not kept here."""
+    value = document.value if isinstance(document.value, dict) else {}
+    metadata = value.get("metadata") if isinstance(value.get("metadata"), dict) else {}
+    kind, name = value.get("kind"), (metadata or {}).get("name")
+    if not isinstance(kind, str) or not isinstance(name, str):
+        refuse(f"{document.place(())}: this is not a Kubernetes resource: it has no kind and metadata.name")
+    space = str((metadata or {}).get("namespace", namespace))
+    return home.folder(space, kind, name) if kind in KINDS else None
 
 
 def _is_kind(word: str) -> bool:
