@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +14,11 @@ import pytest
 from lmops.api import Ending, Result
 from lmops.api.run import Stopped
 from lmops.api.status import Best, ClassReport, EvaluationReport
+from lmops_trainer import launch
 from lmops_trainer.endings import LIMIT, Ranks, fitted, keep, write
 from lmops_trainer.failures import failure
 from lmops_trainer.launch import summed_up
+from lmops_trainer.progress import Progress
 from runs import run
 
 BEST = Best(step=20, metric="f1", value=0.81, path="pvc://work/jobs/job/best")
@@ -106,6 +110,28 @@ def test_a_signal_before_the_ranks_could_note_it_is_a_stop_as_well(volumes: Path
     found = told(volumes, signalled="SIGTERM", failures={0: died(-15)})
 
     assert found == ending(stopped=Stopped(signal="SIGTERM"))
+
+
+def test_a_signal_after_the_work_does_not_undo_it(
+    volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def close(progress: Progress) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    result = Result(evaluation=EvaluationReport(split="test", rows=6, metrics={"f1": 0.5}))
+    monkeypatch.setattr(launch, "_stage", lambda stage: lambda run, progress: result)
+    monkeypatch.setattr(launch, "open_log", lambda *unused: None)
+    monkeypatch.setattr(Progress, "close", close)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = launch.alone("evaluate", run(volumes))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    assert code == 0
+    written = Ending.model_validate_json((tmp_path / "termination-log").read_text())
+    assert written == Ending(stage="evaluate", attempt=0, result=result)
 
 
 def test_a_killed_rank_is_named_before_what_the_others_say_of_it(volumes: Path) -> None:

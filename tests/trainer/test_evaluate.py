@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from lmops_trainer.failures import Refusal
 from lmops_trainer.models import load
 from lmops_trainer.scoring import Scored, classified, foretold
 from lmops_trainer.tasks import TASKS
+from lmops_trainer.train import train
 from lmops_trainer.uris import path
 from trained import SILENT, documents, folder, reviews, trained
 from volumes import Volume
@@ -39,6 +43,15 @@ class Heard:
     def post(self, percent: float, remaining: float | None = None, **metrics: float | int) -> None:
         self.percents.append(percent)
         self.metrics |= metrics
+
+
+@contextmanager
+def handlers_restored() -> Iterator[None]:
+    """Training takes the termination signals for itself."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def scored(run: Run, split: str = "validation", seed: int = 42) -> Scored:
@@ -145,6 +158,21 @@ def test_the_windows_of_one_row_are_averaged_to_one_prediction(volume: Volume):
     assert table.num_rows == prepared.rows(split).num_rows
 
 
+def test_training_and_evaluation_measure_the_same_on_the_windows_of_long_rows(volume: Volume):
+    rows = [f'"{"the film was good and bad " * (number % 4 + 1)}{number}",{number % 2}' for number in range(60)]
+    volume.write("rows.csv", "\n".join(["text,label", *rows]))
+    settings = {"training": {"steps": 4}, "evaluation": {"metric": "loss"}}
+    run = trained(volume, train={"uri": "pvc://data/rows.csv"}, dataset={"longTexts": "Windows"}, **settings)
+
+    with handlers_restored():
+        best = train(run).best
+
+    assert best is not None
+    found = scored(run)
+    assert found.seen.lengths.size > found.predictions.num_rows
+    assert best.value == pytest.approx(found.metrics["loss"], abs=1e-6)
+
+
 def test_the_loss_of_a_causal_model_is_that_of_each_token_but_the_first(volume: Volume):
     volume.write("rows.txt", documents())
     run = trained(volume, "CausalLM", {"uri": "pvc://data/rows.txt"}, "gpt2", training={"packing": False}, dataset={})
@@ -198,10 +226,10 @@ def test_sentence_pairs_are_also_measured_by_their_order(volume: Volume):
 
     found = scored(run)
 
-    assert set(found.metrics) == {"loss", "maskedPerplexity", "nextSentenceAccuracy"}
+    assert set(found.metrics) == {"loss", "maskedPerplexity", "accuracy"}
     table = found.predictions
     told = np.mean(table["nextSentence"].to_numpy() == table["predictedNextSentence"].to_numpy())
-    assert found.metrics["nextSentenceAccuracy"] == told
+    assert found.metrics["accuracy"] == told
     assert found.metrics["loss"] > math.log(found.metrics["maskedPerplexity"])
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig, GPT2Config, RobertaConfig
 
 from lmops.api.trainingjob import ModelSpec
 from lmops_trainer import models
+from lmops_trainer.data.configs import model_config
 from lmops_trainer.failures import Refusal
 from runs import TINY, TINY_GPT2, tokenizer
 
@@ -72,7 +74,7 @@ def test_a_misspelled_setting_is_refused_with_the_one_that_was_meant() -> None:
 
 
 def test_a_misspelled_architecture_is_refused_with_the_one_that_was_meant() -> None:
-    assert refused(architecture("brt")).message == "transformers knows no architecture 'brt'; did you mean 'bert'?"
+    assert refused(architecture("brt")).remedy == "Did you mean 'bert'?"
 
 
 @pytest.mark.parametrize("config", [{"hidden_size": 33}, {"hidden_size": "wide"}])
@@ -99,6 +101,23 @@ def test_a_trained_folder_is_loaded_as_it_was_saved(folder: Path) -> None:
 
     assert not model.training
     assert model.config.id2label == {0: "bad", 1: "good"}
+
+
+def test_the_window_of_a_model_is_that_which_its_configuration_told_when_the_data_was_prepared(
+    folder: Path,
+) -> None:
+    for config in (RobertaConfig(), BertConfig(), GPT2Config(n_positions=64)):
+        config.save_pretrained(folder)
+
+        assert models.window(config) == model_config(stored()).window
+    assert models.window(RobertaConfig(max_position_embeddings=514)) == 512
+
+
+def test_an_unknown_architecture_is_refused_as_it_is_when_data_is_prepared() -> None:
+    with pytest.raises(Refusal) as first:
+        model_config(architecture("gtp2"))
+
+    assert vars(refused(architecture("gtp2"))) == vars(first.value)
 
 
 def test_a_missing_folder_is_refused(folder: Path) -> None:

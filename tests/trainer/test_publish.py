@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -90,6 +91,25 @@ def test_a_model_appears_whole_with_its_passport(tmp_path: Path):
     assert names(tmp_path / "models") == [model.short]
     assert json.loads((home / "lmops.json").read_text()) == {"task": "x"}
     assert fingerprint(home).digest == model.digest
+
+
+def test_the_weights_reach_the_disk_before_the_passport_says_that_the_model_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model, output = fingerprint(weights(tmp_path / "model")), tmp_path / "models"
+    flushed: list[tuple[str, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flushed.append((place.name, any(output.rglob("lmops.json"))))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    publish(model, output, "u-1", {}, {"README.md": "# card"})
+
+    staged = f".{model.short}.u-1"
+    before = {name for name, has_passport in flushed if not has_passport}
+    assert before == {"README.md", "config.json", "model.safetensors", "tokenizer.json", staged}
+    assert [name for name, has_passport in flushed if has_passport] == ["lmops.json", staged, "models"]
 
 
 def test_a_published_model_is_left_as_it_is(tmp_path: Path):

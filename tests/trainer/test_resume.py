@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,34 @@ def test_a_disk_that_fills_up_during_a_save_leaves_the_checkpoint_before_it_inta
     assert again.wait().result is not None, again.output()
     assert "resumes at step 15 of attempt 0" in again.output()
     assert trained(again)[0] == trained(whole)[0]
+
+
+STALE = """
+from lmops.api.status import Best
+from lmops_trainer import checkpoints
+def unseen(*unused):
+    raise ValueError
+checkpoints.complete, Best.model_validate_json = lambda root: [], unseen
+"""
+
+
+def test_processes_that_see_different_volumes_go_by_what_the_first_one_sees(volumes: Path) -> None:
+    settings = SETTINGS | {"training": SETTINGS["training"] | {"steps": 12}, "output": {"keep": "Best"}}
+    assert Process(run(volumes, uid="stale", **settings), volumes, rank=True).wait().result is not None
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    again = run(volumes, uid="stale", attempt=1, **settings)
+    first, second = (
+        Process(again, volumes, rank=True, before=before, RANK=number, LOCAL_RANK=number, **where)
+        for number, before in (("0", ""), ("1", STALE))
+    )
+
+    results = [process.wait(60).result for process in (first, second)]
+
+    assert results[0] is not None, first.output()
+    assert results[1] == results[0], second.output()
+    assert all("resumes at step 10 of attempt 0" in process.output() for process in (first, second))
 
 
 def test_two_processes_of_which_one_is_asked_to_stop_end_at_the_same_step(volumes: Path) -> None:

@@ -77,7 +77,7 @@ def test_perplexity_stays_finite_for_json():
 
 
 def test_next_sentences_are_scored_by_the_share_told_rightly():
-    assert next_sentence_scores([0, 1, 1, 0], [0, 1, 0, 0]) == {"nextSentenceAccuracy": 0.75}
+    assert next_sentence_scores([0, 1, 1, 0], [0, 1, 0, 0]) == {"accuracy": 0.75}
 
 
 def test_less_is_better_for_losses_and_more_for_the_rest():

@@ -110,13 +110,27 @@ def test_two_examples_of_one_row_hide_different_tokens() -> None:
 
 
 def test_pretraining_adds_up_both_losses() -> None:
-    tally = Tally({"masked": 20.0, "nextSentence": 3.0}, {"masked": 10, "nextSentence": 6}, [0, 1, 1], [0, 1, 0])
+    told = [[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]
+    tally = Tally({"masked": 20.0, "nextSentence": 3.0}, {"masked": 10, "nextSentence": 6}, [4, 4, 9], [0, 1, 1], told)
 
     scores = TASKS["BertPreTraining"].scores(tally, [])
 
     assert scores["loss"] == pytest.approx(2.5)
     assert scores["maskedPerplexity"] == pytest.approx(np.exp(2.0))
-    assert scores["nextSentenceAccuracy"] == pytest.approx(2 / 3)
+    assert scores["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_windows_of_one_row_count_once_whichever_process_scored_them() -> None:
+    whole, here, there = Tally(), Tally(), Tally()
+    here.add(Tally({"loss": 3.0}, {"loss": 2}, [7, 3], [1, 0], [[0.8, 0.2], [0.9, 0.1]]))
+    there.add(Tally({"loss": 3.0}, {"loss": 2}, [5, 7], [0, 1], [[0.4, 0.6], [0.1, 0.9]]))
+    for part in (here, there):
+        whole.add(part)
+
+    scores = TASKS["SequenceClassification"].scores(whole, ["bad", "good"])
+
+    assert scores["accuracy"] == pytest.approx(2 / 3)
+    assert scores["loss"] == pytest.approx(-np.log([0.9, 0.4, (0.2 + 0.9) / 2]).mean())
 
 
 def test_a_loss_is_a_sum_so_that_parts_of_a_batch_add_up() -> None:

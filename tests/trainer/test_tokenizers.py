@@ -132,8 +132,8 @@ def test_more_tokens_than_embeddings_are_refused(volume):
     assert told(refusal) == (
         "Model",
         "TokenizerMismatch",
-        f"The tokenizer has {len(SPECIAL + WORDS)} tokens and the model embeddings for 20.",
-        "Use the tokenizer that belongs to the model.",
+        f"The tokenizer knows {len(SPECIAL + WORDS)} tokens, and the model has embeddings for 20.",
+        "Use the tokenizer that belongs to the model; in an architecture leave vocab_size out.",
     )
 
 
@@ -149,7 +149,7 @@ def test_a_masked_language_model_needs_a_mask_token(volume):
 @pytest.mark.parametrize(
     ("files", "reason", "message"),
     [
-        ({}, "ModelMissing", "pvc://data/m holds no model: there is no config.json in it."),
+        ({}, "ModelMissing", "pvc://data/m is no model: it holds no config.json."),
         (
             {"config.json": "{"},
             "ModelUnreadable",
@@ -213,7 +213,7 @@ def test_an_architecture_that_does_not_exist_is_refused():
 
     assert told(refusal) == (
         "Model",
-        "ArchitectureUnknown",
+        "UnknownArchitecture",
         "transformers knows no model type 'gtp2'.",
         "Did you mean 'gpt2'?",
     )

@@ -8,9 +8,11 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from http.client import BadStatusLine
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from lmops.api.run import Stopped
 from lmops.api.trainingjob import EarlyStopping, Every, TrainingSettings
 from lmops_trainer.callbacks import Patience, Rhythm
 from lmops_trainer.failures import Refusal
+from lmops_trainer.log import log
 from lmops_trainer.models import load
 from lmops_trainer.progress import Progress
 from lmops_trainer.train import batches, train, warmup
@@ -69,7 +72,7 @@ def refused(run: Run) -> Refusal:
         ("SequenceClassification", "eval_f1"),
         ("CausalLM", "eval_perplexity"),
         ("MaskedLM", "eval_maskedPerplexity"),
-        ("BertPreTraining", "eval_nextSentenceAccuracy"),
+        ("BertPreTraining", "eval_accuracy"),
     ],
 )
 def test_each_task_learns_and_leaves_its_best_model(volumes: Path, task: str, figure: str) -> None:
@@ -139,6 +142,27 @@ def test_training_ends_early_when_nothing_gets_better(volumes: Path) -> None:
     assert max(point["step"] for point in points(volumes)) == 9
 
 
+def test_a_run_that_ended_early_and_begins_again_stands_where_it_stood(volumes: Path) -> None:
+    settings = {
+        "training": {"epochs": 50, "learningRate": 1e-9, "earlyStopping": {"patience": 2}}, "output": {"keep": "Last"},
+        "evaluation": {"metric": "f1", "every": {"steps": 3}}, "checkpoint": {"every": {"steps": 3}},
+    }  # fmt: skip
+    first = train(run(volumes, **settings))
+    before = points(volumes)
+
+    again = train(run(volumes, attempt=1, **settings))
+
+    assert again == first
+    assert points(volumes) == before
+
+
+def test_pretraining_can_be_chosen_by_the_order_of_the_sentences(volumes: Path) -> None:
+    best = train(run(volumes, "BertPreTraining", training={"steps": 2}, evaluation={"metric": "accuracy"})).best
+
+    assert best is not None
+    assert best.metric == "accuracy"
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_says_what_to_do(volumes: Path) -> None:
     settings = {"steps": 40, "learningRate": 1e20, "warmupSteps": 0, "gradientClipping": 0}
 
@@ -159,7 +183,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_what_to_do(volumes: Path
         ({"evaluation": {"metric": "perplexity"}}, "UnknownMetric", "no figure of SequenceClassification"),
         ({"training": {"precision": "fp16"}}, "PrecisionUnsupported", "needs an accelerator"),
         ({"training": {"batchSize": 8, "microBatchSize": 3}}, "BatchNotDivisible", "micro-batches of 3"),
-        ({"model": model(config=TINY | {"max_position_embeddings": 16})}, "MaxLengthAboveWindow", "reads 16 at most"),
+        ({"model": model(config=TINY | {"max_position_embeddings": 16})}, "MaxLengthAboveWindow", "reads 16 tokens"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(volumes: Path, spec: dict[str, Any], reason: str, said: str) -> None:
@@ -280,6 +304,27 @@ def test_progress_that_nobody_hears_does_no_harm() -> None:
 
     progress.post(50, 10, loss=float("nan"), rows=3)
     progress.close()
+
+
+def test_progress_says_once_why_nobody_hears_it_and_keeps_its_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "token").write_text("secret\r\nX: 1")
+    refused, garbled = ConnectionRefusedError(111, "Connection refused"), BadStatusLine("secret")
+    errors = iter([URLError(refused), URLError(refused), garbled, ValueError("Bearer secret")])
+
+    def urlopen(*unused: Any, **unused_too: Any) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    monkeypatch.setattr(log, "propagate", True)
+    progress = Progress("http://127.0.0.1/?token=secret", token=str(tmp_path / "token"))
+    for _ in range(4):
+        progress._send({})
+
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "ConnectionRefusedError: Connection refused", "BadStatusLine", "ValueError",
+    ]  # fmt: skip
 
 
 def elastic() -> dict[str, str]:

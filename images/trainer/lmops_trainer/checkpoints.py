@@ -46,12 +46,12 @@ def seal(folder: Path, step: int) -> None:
     """Makes the checkpoint complete: its files reach the disk first, then the marker that lists them."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     for file in files:
-        _flush(file)
-    _flush(folder)
+        flush(file)
+    flush(folder)
     sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files}
     replace(folder / MARKER, json.dumps({"step": step, "files": sizes}, indent=1))
-    _flush(folder)
-    _flush(folder.parent)
+    flush(folder)
+    flush(folder.parent)
 
 
 def prune(root: Path, keep: int, attempt: int) -> None:
@@ -78,14 +78,13 @@ def replaced(folder: Path, marker: str) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        for file in [*partial.rglob("*"), partial]:
-            _flush(file)
+        flush_all(partial)
         recover(folder, marker)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
-        _flush(folder.parent)
+        flush(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -122,9 +121,16 @@ def _read(folder: Path) -> Checkpoint | None:
         return None
 
 
-def _flush(place: Path) -> None:
+def flush(place: Path) -> None:
+    """Has a file, or the names in a folder, reach the disk."""
     descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush_all(folder: Path) -> None:
+    """Has a folder with all that is in it reach the disk."""
+    for place in [*folder.rglob("*"), folder]:
+        flush(place)

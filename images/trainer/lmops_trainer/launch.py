@@ -32,11 +32,13 @@ def alone(stage: Stage, run: Run) -> int:
             signal.signal(number, _raise_stop)
         open_log(stage, job_folder(run) / "train.log")
         ending = Ending(stage=stage, attempt=run.run.attempt, result=_stage(stage)(run, progress))
+        _ignore_signals()
         keep(ending, run)
     except BaseException as error:
+        _ignore_signals()
         ending = ended(error, stage, run)
+    write(ending)  # first: the last post may take seconds
     progress.close()
-    write(ending)
     return 1 if ending.failure else 0
 
 
@@ -52,6 +54,7 @@ def rank(run: Run) -> int:
         if os.environ.get("RANK", "0") == "0":
             keep(ending, run)
     except BaseException as error:
+        _ignore_signals()
         ending = ended(error, "train", run)
     Ranks().record(ending)
     if ending.failure:
@@ -78,8 +81,7 @@ def together(run: Run, document: str) -> int:
             signalled = error.signal
         else:
             crash = error
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # what is left takes no time, and the ending must be written
+    _ignore_signals()
     ranks = Ranks()
     ending = summed_up(run, ranks.endings(), ranks.permanent(), signalled, failures, crash, _oom_kills() > oom_kills)
     if ending.failure and ending.failure not in [one.failure for one in ranks.endings()]:
@@ -145,6 +147,12 @@ def _stage(stage: Stage) -> Callable[[Run, Progress], Result]:
 
 def _raise_stop(number: int, frame: FrameType | None) -> None:
     raise Stop(signal.Signals(number).name)
+
+
+def _ignore_signals() -> None:
+    """What is left takes no time, and the ending must be written."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _lost(number: int, child: Any, oom: bool) -> Failure | None:

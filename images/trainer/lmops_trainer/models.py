@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_log
 
 from lmops.api.trainingjob import Architecture, ModelSpec
 from lmops_trainer import uris
+from lmops_trainer.data import configs
 from lmops_trainer.failures import Refusal, place
 from lmops_trainer.log import log
 from lmops_trainer.tasks import TASKS
@@ -85,8 +86,8 @@ def parameters(model: PreTrainedModel) -> tuple[int, int]:
 
 def window(config: PretrainedConfig) -> int | None:
     """The longest input that the model has positions for, where it has such a bound."""
-    positions = getattr(config, "max_position_embeddings", None)
-    return int(positions) if positions else None
+    positions = getattr(config, "max_position_embeddings", None)  # some call it otherwise, and map the name
+    return configs.window(config.to_dict() | {"max_position_embeddings": positions})
 
 
 def _new(architecture: Architecture, task: str, tokenizer: Any, labels: list[str]) -> PreTrainedModel:
@@ -99,15 +100,7 @@ def _new(architecture: Architecture, task: str, tokenizer: Any, labels: list[str
 
 
 def _configuration(architecture: Architecture, tokenizer: Any) -> PretrainedConfig:
-    if architecture.name not in CONFIG_MAPPING:
-        meant = _meant(architecture.name, list(CONFIG_MAPPING.keys()))
-        raise Refusal(
-            "Model",
-            "UnknownArchitecture",
-            f"transformers knows no architecture {architecture.name!r}{meant}",
-            "Take a model type of transformers, as gpt2 or bert.",
-        )
-    default = CONFIG_MAPPING[architecture.name]()
+    default = configs.defaults(architecture.name)
     known = {*default.to_dict(), *default.attribute_map}
     for name in architecture.config:
         if name not in known:
@@ -188,15 +181,9 @@ def _silence() -> Iterator[None]:
 
 
 def _is_model(folder: Path, where: str) -> None:
-    names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else None
-    if names is None or "config.json" not in names:
-        raise Refusal(
-            "Model",
-            "ModelMissing",
-            f"{where} is no model: {'there is no such folder' if names is None else 'it holds no config.json'}.",
-            "Name the folder that holds config.json and the *.safetensors weights.",
-            [f"{where}: {', '.join(names[:20]) or 'empty'}"] if names is not None else [],
-        )
+    if not (folder / "config.json").is_file():
+        raise configs.no_model(where, folder)
+    names = sorted(file.name for file in folder.iterdir())
     if any(name.endswith(".safetensors") for name in names):
         return
     pickles = [name for name in names if name.endswith(PICKLES)]
@@ -257,12 +244,7 @@ def _fits(model: PreTrainedModel, tokenizer: Any) -> None:
     held = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     known = max(tokenizer.get_vocab().values(), default=-1) + 1
     if known > held:
-        raise Refusal(
-            "Model",
-            "TokenizerMismatch",
-            f"The tokenizer knows {known:,} tokens, and the model has embeddings for {held:,}.",
-            "Use the tokenizer that belongs to the model; in an architecture leave vocab_size out.",
-        )
+        raise configs.too_many_tokens(known, held)
 
 
 @contextmanager

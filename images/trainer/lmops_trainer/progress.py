@@ -7,12 +7,15 @@ import math
 import os
 import ssl
 import threading
-import time
 import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
+
+from lmops_trainer.log import log
 
 INTERVAL = 2.0
 TIMEOUT = 5.0
@@ -33,6 +36,7 @@ class Progress:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._failed: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Progress:
@@ -82,8 +86,14 @@ class Progress:
             request = urllib.request.Request(str(self.url), json.dumps(latest).encode(), headers, method="POST")
             context = ssl.create_default_context(cafile=self._ca) if self._ca else None
             urllib.request.urlopen(request, timeout=TIMEOUT, context=context).close()
-        except (OSError, ValueError):
-            time.sleep(0)  # a lost post is replaced by the next one
+        except (OSError, ValueError, HTTPException) as error:  # a lost post is replaced by the next one
+            self._lament(_reason(error))
+
+    def _lament(self, reason: str) -> None:
+        """Says once why nobody hears, and again when it is for another reason."""
+        if reason != self._failed:
+            log.warning("progress does not reach its endpoint: %s", reason)
+            self._failed = reason
 
 
 def body(percent: float, remaining: float | None, metrics: Mapping[str, str], now: datetime) -> dict[str, Any]:
@@ -96,6 +106,16 @@ def body(percent: float, remaining: float | None, metrics: Mapping[str, str], no
     if remaining is not None and math.isfinite(remaining):
         status["estimatedRemainingSeconds"] = max(0, int(remaining))
     return {"trainerStatus": status}
+
+
+def _reason(error: Exception) -> str:
+    """The kind of the error: its text may hold the URL or, of a header that is refused, the token."""
+    if isinstance(error, HTTPError):
+        return f"HTTP {error.code}"
+    if isinstance(error, URLError) and isinstance(error.reason, Exception):
+        return _reason(error.reason)
+    said = error.strerror if isinstance(error, OSError) else None
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _spelled(value: float | int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from lmops.api.run import Run
 from lmops.api.status import EvaluationReport, ModelReport
 from lmops_trainer import uris
+from lmops_trainer.checkpoints import flush, flush_all
 from lmops_trainer.data.prepared import Prepared
 from lmops_trainer.failures import Refusal
 
@@ -91,8 +91,12 @@ def publish(
             _copy(model.folder / name, staged / name)
         for name, content in beside.items():
             _copy(content, staged / name) if isinstance(content, Path) else _write(staged / name, content)
+        flush_all(staged)
         _write(staged / PASSPORT, json.dumps(passport, indent=2, ensure_ascii=False) + "\n")
+        flush(staged / PASSPORT)
+        flush(staged)
         _appear(staged, home)
+        flush(output)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return home
@@ -171,7 +175,4 @@ def _copy(source: Path, target: Path) -> None:
 
 def _write(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_text(content, "utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,10 @@ class Processes:
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value, group=self._group)
         return values
+
+    def of_first(self, look: Callable[[], Any]) -> Any:
+        """What the first process sees, for all: a volume on the network may show each of them something else."""
+        return self.gathered(look() if self.is_first else None)[0]
 
     def _reduced(self, values: Sequence[float], operation: Any) -> list[float]:
         if self.count == 1:

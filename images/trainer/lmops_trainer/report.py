@@ -30,12 +30,11 @@ MEANINGS = {
     "loss": "mean surprise, in nats",
     "perplexity": "so many tokens seemed equally likely",
     "maskedPerplexity": "so many tokens seemed equally likely for a hidden one; not comparable with perplexity",
-    "accuracy": "share of rows that are right",
+    "accuracy": "share of rows that are right; of pairs of sentences, of their orders",
     "precision": "share of what was called a class that is, mean over classes",
     "recall": "share of a class that was found, mean over classes",
     "f1": "harmonic mean of both, mean over classes",
     "mcc": "Matthews correlation: 0 is chance, 1 is perfect",
-    "nextSentenceAccuracy": "share of pairs whose order was told rightly",
 }
 
 

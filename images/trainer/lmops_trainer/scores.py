@@ -46,6 +46,14 @@ def classification_scores(
     return figures | {f"f1:{name}": report.f1 for name, report in reports.items()}
 
 
+def averaged(probabilities: Numbers, positions: Numbers, rows: int) -> np.ndarray[Any, Any]:
+    """The probabilities of each row: the mean over its windows, of each of which `positions` names the row."""
+    table, places = np.asarray(probabilities, dtype=np.float64), np.asarray(positions)
+    means = np.zeros((rows, table.shape[1]))
+    np.add.at(means, places, table / np.bincount(places)[places, None])
+    return means
+
+
 def class_reports(labels: Numbers, predictions: Numbers, names: Sequence[str]) -> dict[str, ClassReport]:
     """Precision, recall and F1 of each class, by its name."""
     columns = precision_recall_fscore_support(labels, predictions, labels=range(len(names)), zero_division=0.0)
@@ -79,7 +87,7 @@ def language_model_scores(loss: Numbers | float, tokens: Numbers | int, masked: 
 
 def next_sentence_scores(labels: Numbers, predictions: Numbers) -> dict[str, float]:
     """The share of pairs whose order was told rightly."""
-    return {"nextSentenceAccuracy": float(accuracy_score(labels, predictions))}
+    return {"accuracy": float(accuracy_score(labels, predictions))}
 
 
 def perplexity(loss: float) -> float:

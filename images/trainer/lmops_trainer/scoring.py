@@ -13,7 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmops_trainer.baseline import Seen
 from lmops_trainer.inference import Collator, Pass, passes, pooled, token_losses
-from lmops_trainer.scores import classification_scores, cross_entropy, language_model_scores, next_sentence_scores
+from lmops_trainer.scores import (
+    averaged,
+    classification_scores,
+    cross_entropy,
+    language_model_scores,
+    next_sentence_scores,
+)
 
 Array = np.ndarray[Any, Any]
 Report = Callable[[float], None]
@@ -58,11 +64,11 @@ def classified(
     """The class of each row. The windows of one row are averaged to one prediction."""
     positions = _positions(rows, examples)
     glance = _Glance(positions)
-    probabilities = np.zeros((rows.num_rows, len(names)))
+    answers = np.zeros((len(examples), len(names)))
     for done in _passes(model, examples, collator, report, over_vocabulary=False):
-        answers = torch.softmax(done.logits.double(), dim=-1).cpu().numpy()
-        np.add.at(probabilities, positions[done.chosen], answers * glance.weights[done.chosen, None])
+        answers[done.chosen] = torch.softmax(done.logits.double(), dim=-1).cpu().numpy()
         glance.add(done)
+    probabilities = averaged(answers, positions, rows.num_rows)
     index = {name: i for i, name in enumerate(names)}
     told = Told(np.asarray([index[name] for name in rows.column("label").to_pylist()]), probabilities)
     return Scored(

@@ -22,6 +22,7 @@ from lmops.api.trainingjob import TrainingJobSpec, TrainingSettings
 from lmops_trainer import models
 from lmops_trainer.callbacks import Patience, Reporter, Rhythm, Schedule, Signals
 from lmops_trainer.checkpoints import latest, passed_over
+from lmops_trainer.data.configs import above_window
 from lmops_trainer.data.prepared import Prepared
 from lmops_trainer.endings import Stop, job_folder, scratch
 from lmops_trainer.failures import Refusal
@@ -50,18 +51,19 @@ def train(run: Run) -> Result:
 def trained(run: Run, data: Prepared, processes: Processes, signals: Signals, progress: Progress) -> Result:
     """The run itself: from the last complete checkpoint, if there is one, to the last step."""
     trainer, schedule = assembled(run, data, processes, signals)
-    checkpoint = latest(root := job_folder(run) / "checkpoints")
-    for cut in passed_over(root, checkpoint):
-        log.warning("%s of attempt %s is passed over: it is cut short", cut.name, cut.parent.name)
+    root = job_folder(run) / "checkpoints"
+    checkpoint = processes.of_first(lambda: latest(root))
     if checkpoint:
         trainer.remember(checkpoint.folder)
         log.info("resumes at step %d of attempt %d", checkpoint.step, checkpoint.attempt)
     if processes.is_first:
+        for cut in passed_over(root, checkpoint):
+            log.warning("%s of attempt %s is passed over: it is cut short", cut.name, cut.parent.name)
         report(run, trainer, schedule.steps, checkpoint.step if checkpoint else None, progress)
     torch.manual_seed(trainer.args.seed + processes.rank)  # processes drop out different units
     signals.noted = True
     if checkpoint and trainer.patience.is_over:
-        trainer._load_from_checkpoint(str(checkpoint.folder))
+        trainer.stand_at(checkpoint.folder)
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
     if number := schedule.stopped or signals.number * trainer.evaluation_is_owed:
@@ -98,6 +100,7 @@ def assembled(run: Run, data: Prepared, processes: Processes, signals: Signals) 
         bf16=precise == "bf16", compiled=settings.compile,
     )  # fmt: skip
     processes.connect()
+    trainer.best = processes.of_first(trainer.best_on_disk)
     schedule = Schedule(
         processes, signals, Rhythm(spec.evaluation.every, order.updates), Rhythm(spec.checkpoint.every, order.updates),
         lambda: trainer.watch.diverged, trainer.refuse, steps,
@@ -240,12 +243,7 @@ def fits(model: Any, data: Prepared) -> None:
     """Refuses data that is longer than the model's positions."""
     positions = models.window(model.config)
     if positions is not None and data.max_length > positions:
-        raise Refusal(
-            "Settings",
-            "MaxLengthAboveWindow",
-            f"The examples have up to {data.max_length} tokens, and the model reads {positions} at most.",
-            f"Set dataset.maxLength to {positions} or less.",
-        )
+        raise above_window(data.max_length, positions)
 
 
 def has_idle_weights(model: Any, task: Task, tokenizer: Any, examples: Examples) -> bool:

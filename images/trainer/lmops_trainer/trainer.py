@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 from torch.utils.data import DataLoader
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from lmops.api.status import Best, Failure
 from lmops_trainer import models
@@ -80,7 +80,7 @@ class Trainer(transformers.Trainer):
         self.watch = Watch(on_cpu=args.device.type == "cpu")
         self.evaluated: Best | None = None
         self.evaluation_is_owed = False
-        self.best = self._best_on_disk()
+        self.best: Best | None = None
         self.while_evaluating: Callable[[], None] = lambda: None
         self._targets: dict[str, float] = {}
         self._seen, self._seen_since = Counter[str](), time.monotonic()
@@ -202,7 +202,7 @@ class Trainer(transformers.Trainer):
 
     def _tally(self) -> Tally | None:
         self.network.eval()  # type: ignore[no-untyped-call]
-        batch = 2 * self.args.per_device_train_batch_size  # without gradients there is room for more
+        batch = self.args.per_device_train_batch_size  # what fits in training fits here, logits of a vocabulary too
         return tally(self.validation, batch, self._scored, self.processes, self.signals, self.while_evaluating)
 
     @torch.no_grad()
@@ -212,7 +212,9 @@ class Trainer(transformers.Trainer):
         with self.compute_loss_context_manager():
             outputs = self.network(**{name: value for name, value in inputs.items() if name not in TARGETS})
             sums = {part: float(value) for part, value in self.task.losses(outputs, inputs).items()}
-        return Tally(sums, self.task.targets(batch), *self.task.told(outputs, batch))
+        labels, probabilities = self.task.told(outputs, batch)
+        rows = [int(example["row"]) for example in examples] if labels else []
+        return Tally(sums, self.task.targets(batch), rows, labels, probabilities)
 
     # Saving
 
@@ -269,6 +271,11 @@ class Trainer(transformers.Trainer):
         self.evaluation_is_owed = self.args.eval_on_start = memory["evaluationIsOwed"]
         self.patience.best, self.patience.misses = memory["patience"]["best"], memory["patience"]["misses"]
 
+    def stand_at(self, folder: Path) -> None:
+        """Takes up weights and state of a checkpoint without training on."""
+        self._load_from_checkpoint(str(folder))
+        self.state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+
     def save_model_folder(self, name: str, best: Best | None) -> None:
         """The model as a folder of the job, in place of the one before; the first process writes it."""
         if not self.processes.is_first or best is None:
@@ -278,10 +285,9 @@ class Trainer(transformers.Trainer):
             self.tokenizer.save_pretrained(folder)
             (folder / BEST).write_text(json.dumps(best.manifest()))
 
-    def _best_on_disk(self) -> Best | None:
+    def best_on_disk(self) -> Best | None:
         """The best model that any attempt has saved: its folder knows more than a checkpoint from before it."""
-        if self.processes.is_first:
-            recover(self.job / "best", BEST)
+        recover(self.job / "best", BEST)
         try:
             found = Best.model_validate_json((self.job / "best" / BEST).read_text())
         except (OSError, ValueError):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmops.api.trainingjob import Architecture, ModelSpec
 from lmops_trainer.failures import Refusal
 from lmops_trainer.uris import folder
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 FILES = ("config.json",)
 DEFAULT_LENGTH = 512
@@ -37,15 +41,7 @@ def model_config(model: ModelSpec) -> ModelConfig:
     uri = str(model.from_.uri)
     file = folder(uri, FILES) / "config.json"
     if not file.is_file():
-        raise Refusal(
-            "Model",
-            "ModelMissing",
-            f"{uri} holds no model: there is no config.json in it.",
-            "Check spec.model.from.uri; it names the folder with config.json and model.safetensors.",
-            [f"there: {', '.join(sorted(entry.name for entry in file.parent.iterdir())[:20])}"]
-            if file.parent.is_dir()
-            else [],
-        )
+        raise no_model(uri, file.parent)
     try:
         config = json.loads(file.read_text("utf-8"))
     except ValueError as error:
@@ -56,17 +52,7 @@ def model_config(model: ModelSpec) -> ModelConfig:
 
 
 def _of_architecture(architecture: Architecture) -> ModelConfig:
-    from transformers import CONFIG_MAPPING
-
-    if architecture.name not in CONFIG_MAPPING:
-        near = get_close_matches(architecture.name, list(CONFIG_MAPPING.keys()), n=1)
-        raise Refusal(
-            "Model",
-            "ArchitectureUnknown",
-            f"transformers knows no model type {architecture.name!r}.",
-            f"Did you mean {near[0]!r}?" if near else "Use a model type such as gpt2, bert or roberta.",
-        )
-    settings = CONFIG_MAPPING[architecture.name]()
+    settings = defaults(architecture.name)
     config = settings.to_dict()
     for name, value in architecture.config.items():
         config[settings.attribute_map.get(name, name)] = value
@@ -75,12 +61,30 @@ def _of_architecture(architecture: Architecture) -> ModelConfig:
 
 
 def _read(config: dict[str, Any], vocabulary: Any) -> ModelConfig:
-    kind = str(config.get("model_type", ""))
-    positions = next((config[name] for name in ("n_positions", "max_position_embeddings") if config.get(name)), None)
-    window = int(positions) if positions else None
-    if window is not None and any(kind.startswith(name) for name in _OFFSET):
-        window -= int(config.get("pad_token_id") or 0) + 1
-    return ModelConfig(kind, window, int(vocabulary) if vocabulary else None)
+    return ModelConfig(str(config.get("model_type", "")), window(config), int(vocabulary) if vocabulary else None)
+
+
+def defaults(architecture: str) -> PretrainedConfig:
+    """The settings of a model type where nothing else is asked for."""
+    from transformers import CONFIG_MAPPING
+
+    if architecture not in CONFIG_MAPPING:
+        near = get_close_matches(architecture, list(CONFIG_MAPPING.keys()), n=1)
+        raise Refusal(
+            "Model",
+            "UnknownArchitecture",
+            f"transformers knows no model type {architecture!r}.",
+            f"Did you mean {near[0]!r}?" if near else "Use a model type such as gpt2, bert or roberta.",
+        )
+    return CONFIG_MAPPING[architecture]()
+
+
+def window(config: Mapping[str, Any]) -> int | None:
+    """The longest input that the model has positions for, where it has such a bound."""
+    found = next((config[name] for name in ("n_positions", "max_position_embeddings") if config.get(name)), None)
+    if found is None or not str(config.get("model_type", "")).startswith(_OFFSET):
+        return int(found) if found else None
+    return int(found) - int(config.get("pad_token_id") or 0) - 1
 
 
 def longest(asked: int | None, config: ModelConfig) -> int:
@@ -88,13 +92,40 @@ def longest(asked: int | None, config: ModelConfig) -> int:
     if asked is None:
         return min(DEFAULT_LENGTH, config.window or DEFAULT_LENGTH)
     if config.window is not None and asked > config.window:
-        raise Refusal(
-            "Settings",
-            "MaxLengthAboveWindow",
-            f"dataset.maxLength is {asked}, and the model reads {config.window} tokens at the most.",
-            f"Set dataset.maxLength to {config.window} or less.",
-        )
+        raise above_window(asked, config.window)
     return asked
+
+
+def above_window(length: int, window: int) -> Refusal:
+    """The examples may be longer than what the model reads."""
+    return Refusal(
+        "Settings",
+        "MaxLengthAboveWindow",
+        f"dataset.maxLength is {length}, and the model reads {window} tokens at the most.",
+        f"Set dataset.maxLength to {window} or less.",
+    )
+
+
+def no_model(where: str, place: Path) -> Refusal:
+    """The folder is not there, or has no configuration."""
+    names = sorted(entry.name for entry in place.iterdir()) if place.is_dir() else None
+    return Refusal(
+        "Model",
+        "ModelMissing",
+        f"{where} is no model: {'there is no such folder' if names is None else 'it holds no config.json'}.",
+        "Name the folder that holds config.json and the *.safetensors weights.",
+        [f"{where}: {', '.join(names[:20]) or 'empty'}"] if names is not None else [],
+    )
+
+
+def too_many_tokens(known: int, held: int) -> Refusal:
+    """The tokenizer has numbers that the model has no embeddings for."""
+    return Refusal(
+        "Model",
+        "TokenizerMismatch",
+        f"The tokenizer knows {known:,} tokens, and the model has embeddings for {held:,}.",
+        "Use the tokenizer that belongs to the model; in an architecture leave vocab_size out.",
+    )
 
 
 def files_of(place: Path, names: tuple[str, ...]) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmops.api.trainingjob import ModelSpec
-from lmops_trainer.data.configs import ModelConfig, files_of, model_config
+from lmops_trainer.data.configs import ModelConfig, files_of, model_config, too_many_tokens
 from lmops_trainer.failures import Refusal
 from lmops_trainer.uris import folder
 
@@ -229,12 +229,7 @@ def _fit(made: PreTrainedTokenizerFast, model: ModelSpec, config: ModelConfig) -
     """Refuses a tokenizer that the model cannot work with, and gives it the tokens that it lacks and can have."""
     size = max(made.get_vocab().values(), default=-1) + 1
     if config.vocabulary is not None and size > config.vocabulary:
-        raise _mismatch(
-            f"The tokenizer has {size} tokens and the model embeddings for {config.vocabulary}.",
-            "Use the tokenizer that belongs to the model."
-            if model.from_.uri
-            else "Set vocab_size in the architecture's config to the tokenizer's size, or leave it out.",
-        )
+        raise too_many_tokens(size, config.vocabulary)
     if model.task in ("MaskedLM", "BertPreTraining") and made.mask_token is None:
         raise _mismatch(f"The tokenizer has no mask token, which {model.task} needs.", "Use one of a BERT-like model.")
     if model.task == "BertPreTraining" and (made.cls_token is None or made.sep_token is None):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-
-from lmops.api.dataset import Dataset
-from lmops.api.trainingjob import TrainingSettings
 
 Batch = dict[str, torch.Tensor]
 Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
@@ -18,12 +15,15 @@ Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 @dataclass
 class Tally:
-    """What an evaluation adds up: the sum of each part of the loss, its targets, and the classes that were told."""
+    """What an evaluation adds up: each part of the loss, its targets, and what was told of each example's class."""
 
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     targets: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    rows: list[int] = field(default_factory=list)
+    """The row that each example is a window of, where there are classes."""
     labels: list[int] = field(default_factory=list)
-    predictions: list[int] = field(default_factory=list)
+    probabilities: list[list[float]] = field(default_factory=list)
+    """Of each class, for each example."""
 
     def add(self, other: Tally) -> None:
         """Takes in what another process, or another batch, has counted."""
@@ -31,8 +31,9 @@ class Tally:
             self.sums[part] += value
         for part, count in other.targets.items():
             self.targets[part] += count
+        self.rows += other.rows
         self.labels += other.labels
-        self.predictions += other.predictions
+        self.probabilities += other.probabilities
 
     def mean(self, part: str) -> float:
         """The mean loss of one target."""
@@ -46,17 +47,6 @@ class Task(Protocol):
     metrics: Sequence[str]
     """The figures that can choose the best checkpoint."""
 
-    def examples(
-        self,
-        rows: Iterable[Any],
-        tokenizer: Any,
-        dataset: Dataset,
-        training: TrainingSettings,
-        max_length: int,
-        labels: list[str],
-    ) -> Iterator[dict[str, Any]]:
-        """What the model reads, made of rows."""
-
     def auto_class(self) -> Any:
         """The class of `transformers` that loads such models."""
 
@@ -69,8 +59,8 @@ class Task(Protocol):
     def losses(self, outputs: Any, batch: Batch) -> dict[str, torch.Tensor]:
         """The sum of each part of the loss over its targets."""
 
-    def told(self, outputs: Any, batch: Batch) -> tuple[list[int], list[int]]:
-        """The true and the predicted classes, where there are any."""
+    def told(self, outputs: Any, batch: Batch) -> tuple[list[int], list[list[float]]]:
+        """The true class of each example and the probability of each class, where there are any."""
 
     def scores(self, tally: Tally, labels: Sequence[str]) -> dict[str, float]:
         """The figures of an evaluation."""

@@ -36,6 +36,11 @@ def tensors(batch: Mapping[str, Array]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
+def probabilities(logits: torch.Tensor) -> list[list[float]]:
+    """The probability of each class, for each example."""
+    return logits.double().softmax(-1).tolist()
+
+
 class Masking:
     """Hides tokens for a masked language model to tell. The same seed, epoch and row always hide the same tokens."""
 

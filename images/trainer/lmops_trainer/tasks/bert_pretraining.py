@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from lmops.api.dataset import Dataset
-from lmops.api.trainingjob import TrainingSettings
 from lmops_trainer.tasks import Batch, Tally
-from lmops_trainer.tasks.batches import IGNORED
+from lmops_trainer.tasks.batches import IGNORED, probabilities
 from lmops_trainer.tasks.masked_lm import MaskingCollator, masked_loss
 
 
@@ -19,21 +18,7 @@ class BertPreTraining:
     """The loss has two parts: over hidden tokens, and over pairs of sentences."""
 
     name = "BertPreTraining"
-    metrics: Sequence[str] = ("loss", "maskedPerplexity")
-
-    def examples(
-        self,
-        rows: Iterable[Any],
-        tokenizer: Any,
-        dataset: Dataset,
-        training: TrainingSettings,
-        max_length: int,
-        labels: list[str],
-    ) -> Iterator[dict[str, Any]]:
-        """Pairs of sentences from documents; in half of them the second one is from elsewhere."""
-        from lmops_trainer.data.examples import sentence_pair_examples
-
-        return sentence_pair_examples(rows, tokenizer, dataset, training, max_length, labels)
+    metrics: Sequence[str] = ("loss", "maskedPerplexity", "accuracy")
 
     def auto_class(self) -> Any:
         """The class of `transformers` that loads such models."""
@@ -58,14 +43,14 @@ class BertPreTraining:
             "nextSentence": cross_entropy(following, batch["next_sentence_label"], reduction="sum"),
         }
 
-    def told(self, outputs: Any, batch: Batch) -> tuple[list[int], list[int]]:
+    def told(self, outputs: Any, batch: Batch) -> tuple[list[int], list[list[float]]]:
         """0 where the second sentence follows the first, 1 where it does not."""
-        return batch["next_sentence_label"].tolist(), outputs.seq_relationship_logits.argmax(-1).tolist()
+        return batch["next_sentence_label"].tolist(), probabilities(outputs.seq_relationship_logits)
 
     def scores(self, tally: Tally, labels: Sequence[str]) -> dict[str, float]:
         """The sum of both losses, the pseudo-perplexity of a hidden token, and how often the order was told rightly."""
         from lmops_trainer.scores import language_model_scores, next_sentence_scores
 
         masked = language_model_scores(tally.mean("masked"), tally.targets["masked"], masked=True)
-        order = next_sentence_scores(tally.labels, tally.predictions)
+        order = next_sentence_scores(tally.labels, np.asarray(tally.probabilities).argmax(axis=1))
         return masked | order | {"loss": tally.mean("masked") + tally.mean("nextSentence")}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from lmops.api.dataset import Dataset
-from lmops.api.trainingjob import TrainingSettings
 from lmops_trainer.tasks import Batch, Collator, Tally
 from lmops_trainer.tasks.batches import IGNORED, padded, tensors
 
@@ -20,21 +18,6 @@ class CausalLM:
 
     name = "CausalLM"
     metrics: Sequence[str] = ("loss", "perplexity")
-
-    def examples(
-        self,
-        rows: Iterable[Any],
-        tokenizer: Any,
-        dataset: Dataset,
-        training: TrainingSettings,
-        max_length: int,
-        labels: list[str],
-    ) -> Iterator[dict[str, Any]]:
-        """Blocks of full length, or one example a text."""
-        from lmops_trainer.data.examples import block_examples, text_examples
-
-        make = block_examples if training.packing else text_examples
-        return make(rows, tokenizer, dataset, training, max_length, labels)
 
     def auto_class(self) -> Any:
         """The class of `transformers` that loads such models."""
@@ -62,7 +45,7 @@ class CausalLM:
         """The cross entropy of the tokens."""
         return {"loss": cross_entropy(outputs.logits.float().flatten(0, 1), batch["labels"].flatten(), reduction="sum")}
 
-    def told(self, outputs: Any, batch: Batch) -> tuple[list[int], list[int]]:
+    def told(self, outputs: Any, batch: Batch) -> tuple[list[int], list[list[float]]]:
         """No classes."""
         return [], []
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from lmops.api.dataset import Dataset
-from lmops.api.trainingjob import TrainingSettings
 from lmops_trainer.failures import Refusal
 from lmops_trainer.tasks import Batch, Tally
 from lmops_trainer.tasks.batches import IGNORED, Masking, column, padded, tensors
@@ -55,21 +53,6 @@ class MaskedLM:
     name = "MaskedLM"
     metrics: Sequence[str] = ("loss", "maskedPerplexity")
 
-    def examples(
-        self,
-        rows: Iterable[Any],
-        tokenizer: Any,
-        dataset: Dataset,
-        training: TrainingSettings,
-        max_length: int,
-        labels: list[str],
-    ) -> Iterator[dict[str, Any]]:
-        """Blocks of full length, or one example a text."""
-        from lmops_trainer.data.examples import block_examples, text_examples
-
-        make = block_examples if training.packing else text_examples
-        return make(rows, tokenizer, dataset, training, max_length, labels)
-
     def auto_class(self) -> Any:
         """The class of `transformers` that loads such models."""
         from transformers import AutoModelForMaskedLM
@@ -88,7 +71,7 @@ class MaskedLM:
         """The cross entropy of the hidden tokens."""
         return {"loss": masked_loss(outputs.logits, batch["labels"])}
 
-    def told(self, outputs: Any, batch: Batch) -> tuple[list[int], list[int]]:
+    def told(self, outputs: Any, batch: Batch) -> tuple[list[int], list[list[float]]]:
         """No classes."""
         return [], []
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from lmops.api.dataset import Dataset
-from lmops.api.trainingjob import TrainingSettings
 from lmops_trainer.tasks import Batch, Collator, Tally
-from lmops_trainer.tasks.batches import column, padded, tensors
+from lmops_trainer.tasks.batches import column, padded, probabilities, tensors
 
 
 class SequenceClassification:
@@ -19,20 +18,6 @@ class SequenceClassification:
 
     name = "SequenceClassification"
     metrics: Sequence[str] = ("f1", "accuracy", "precision", "recall", "mcc", "loss")
-
-    def examples(
-        self,
-        rows: Iterable[Any],
-        tokenizer: Any,
-        dataset: Dataset,
-        training: TrainingSettings,
-        max_length: int,
-        labels: list[str],
-    ) -> Iterator[dict[str, Any]]:
-        """One example a row, or several windows of a long one."""
-        from lmops_trainer.data.examples import classification_examples
-
-        return classification_examples(rows, tokenizer, dataset, training, max_length, labels)
 
     def auto_class(self) -> Any:
         """The class of `transformers` that loads such models."""
@@ -60,12 +45,14 @@ class SequenceClassification:
         """The cross entropy of the classes."""
         return {"loss": cross_entropy(outputs.logits.float(), batch["labels"], reduction="sum")}
 
-    def told(self, outputs: Any, batch: Batch) -> tuple[list[int], list[int]]:
-        """The class of each row, and the most probable one."""
-        return batch["labels"].tolist(), outputs.logits.argmax(-1).tolist()
+    def told(self, outputs: Any, batch: Batch) -> tuple[list[int], list[list[float]]]:
+        """The class of each example, and the probability of each class."""
+        return batch["labels"].tolist(), probabilities(outputs.logits)
 
     def scores(self, tally: Tally, labels: Sequence[str]) -> dict[str, float]:
-        """Loss, accuracy, and precision, recall and F1 as macro averages."""
-        from lmops_trainer.scores import classification_scores
+        """Loss, accuracy, and precision, recall and F1 as macro averages, all over rows and not over their windows."""
+        from lmops_trainer.scores import averaged, classification_scores
 
-        return {"loss": tally.mean("loss")} | classification_scores(tally.labels, tally.predictions, None, labels)
+        _, first, positions = np.unique(tally.rows, return_index=True, return_inverse=True)
+        told = averaged(tally.probabilities, positions, len(first))
+        return classification_scores(np.asarray(tally.labels)[first], told.argmax(axis=1), told, labels)
