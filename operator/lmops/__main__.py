@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from lmops.commands import app as operator
 from lmops.local.commands import app as local
 
 app = typer.Typer(
@@ -12,6 +13,7 @@ app = typer.Typer(
     help="The life of a language model: train it, compress it, serve it.",
 )
 app.add_typer(local, name="local")
+app.add_typer(operator, name="operator")
 
 
 @app.callback()

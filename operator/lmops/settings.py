@@ -24,3 +24,11 @@ class Settings(BaseModel):
     """How long a pod may take to save a checkpoint after SIGTERM."""
     stops_without_progress: int = 3
     """How often in a row a run may be stopped from outside before a newer checkpoint was saved."""
+    namespaces: tuple[str, ...] = ()
+    """The namespaces that the operator watches; none is all."""
+    namespace: str = "default"
+    """The operator's own namespace, where its Lease is."""
+    resync_seconds: float = 300
+    """Seconds between two full lists, which find what watches have missed."""
+    port: int = 8080
+    """Where health and metrics are served."""

@@ -534,3 +534,16 @@ def test_a_child_that_would_always_be_refused_fails_the_job():
 
     assert plan.create == ()
     assert (plan.status.phase, plan.status.failure.message) == ("Failed", INVALID.message)
+
+
+def test_a_failed_workload_whose_pods_say_nothing_is_lost_after_a_minute_even_if_one_of_them_runs_on():
+    life = training(resources={"nodes": 2})
+    ref = Ref("PyTorchJob", "reviews-train-a0")
+    ended = {"type": "Failed", "status": "True", "reason": "PyTorchJobFailed", "lastTransitionTime": NOON.isoformat()}
+    life.children[ref] = {**life.children[ref], "status": {"conditions": [ended]}}
+    life.settle()
+    at_first = life.job.status.phase
+    life.pass_time(seconds=61)
+    life.settle()
+
+    assert (at_first, life.job.status.phase, life.deleted) == ("Running", "Restarting", ["reviews-train-a0"])

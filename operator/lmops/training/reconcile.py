@@ -33,10 +33,10 @@ def reconcile(job: TrainingJob, observed: Observed, now: datetime, settings: Set
     if job.spec.suspend:
         return suspended(job, stage, state, now)
     match state:
-        case Wanted(attempt, None):
-            return begun(job, stage, attempt, now, settings)
         case Wanted(attempt, Refusal() as reason):
             return withheld(job, stage, attempt, reason, now, settings)
+        case Wanted(attempt):
+            return begun(job, stage, attempt, now, settings)
         case Active():
             return active(job, stage, state, now)
         case Done():

@@ -149,23 +149,25 @@ def _read(job: TrainingJob, child: Manifest, pods: list[Manifest], attempt: int,
     this = Ref.of(child)
     if "deletionTimestamp" in child["metadata"]:
         return Lost(attempt, _deleted(this), checkpoint)
-    end = end_of(child)
-    if end.get("type") == "Failed":
-        why = failure("WorkerLost", end.get("reason", "Failed"), end.get("message", ""))
-        return Lost(attempt, why, checkpoint, _ended(pods))
-    active = _active(job, child, pods, attempt)
-    if end and active.running == 0:
-        waited = now - datetime.fromisoformat(end.get("lastTransitionTime", now.isoformat()))
-        if waited >= RESULT_WITHIN:
-            message = f"{this.kind} {this.name} succeeded, but left no result."
-            return Lost(attempt, failure("Code", "ResultMissing", message), checkpoint)
-        return Active(attempt, 0, active.wanted, "waiting for its result", again=RESULT_WITHIN - waited)
-    return active
+    end, active = end_of(child), _active(job, child, pods, attempt)
+    if not end or (end["type"] == "Succeeded" and active.running):
+        return active
+    left = RESULT_WITHIN - (now - datetime.fromisoformat(end.get("lastTransitionTime", now.isoformat())))
+    if left > timedelta(0):  # what its pods say may come later than what its controller says
+        return Active(attempt, active.running, active.wanted, "waiting for its result", again=left)
+    return Lost(attempt, _without_words(this, end), checkpoint, _ended(pods))
+
+
+def _without_words(this: Ref, end: Manifest) -> Failure:
+    """The failure of a run whose pods have said nothing."""
+    if end["type"] == "Failed":
+        return failure("WorkerLost", end.get("reason", "Failed"), end.get("message", ""))
+    return failure("Code", "ResultMissing", f"{this.kind} {this.name} succeeded, but left no result.")
 
 
 def _ended(pods: list[Manifest]) -> datetime | None:
     """When the last of them ended; `None` while one runs."""
-    ends = [terminated_of(pod).get("finishedAt") for pod in pods]
+    ends = [str(terminated_of(pod).get("finishedAt") or "") for pod in pods]
     return max(map(datetime.fromisoformat, ends)) if ends and all(ends) else None
 
 
@@ -207,10 +209,12 @@ def _started(pod: Manifest) -> datetime | None:
 def _waiting(pod: Manifest) -> str:
     """What a pod that does not run waits for, in the scheduler's or the kubelet's own words."""
     status = pod["status"]
+    if status.get("phase") not in (None, "Pending"):
+        return ""
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return f"{condition.get('reason', 'Unschedulable')}: {condition.get('message', '')}"
     waiting = (status.get("containerStatuses") or [{}])[0].get("state", {}).get("waiting")
     if waiting:
         return ": ".join(filter(None, (waiting.get("reason", ""), waiting.get("message", ""))))
-    return "" if status.get("phase") in ("Running", "Succeeded") else "ContainerCreating"
+    return "ContainerCreating"

@@ -1,0 +1,237 @@
+"""What was last seen of each resource, its children and their pods: as little of it as a reconcile reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from lmops.api.base import GROUP
+from lmops.plan import Manifest, Observed, Ref
+
+SELECTOR = f"{GROUP}/kind"
+"""The label that all children and their pods carry."""
+Json = dict[str, Any]
+
+
+class Key(NamedTuple):
+    """A resource of ours."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+class _Owner:
+    """A resource in as few bytes as possible: thousands of them have ended, and are never read again."""
+
+    __slots__ = ("text", "uid", "version")
+
+    def __init__(self, manifest: Manifest) -> None:
+        metadata = manifest["metadata"]
+        self.uid, self.version = metadata["uid"], _number(metadata["resourceVersion"])
+        self.text = json.dumps(_trimmed_owner(manifest), separators=(",", ":")).encode()
+
+
+class Cache:
+    """Takes what watches and writes tell, in any order, and answers with the key of the resource that it concerns.
+
+    `reports` are the fields of each kind's status that no reconcile waits for.
+    """
+
+    def __init__(self, reports: dict[str, frozenset[str]]) -> None:
+        self.reports = reports
+        self.doubtful: dict[Key, set[Ref]] = {}
+        """Children that a watch calls gone. So does one that lost our label: it is asked for before that counts."""
+        self._owners: dict[Key, _Owner] = {}
+        self._parts: dict[Key, dict[Ref, Manifest]] = {}
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(list(self._owners))
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def owner(self, key: Key) -> Manifest | None:
+        """The resource, as it was last seen."""
+        known = self._owners.get(key)
+        found: Manifest | None = json.loads(known.text) if known else None
+        return found
+
+    def observed(self, key: Key) -> Observed:
+        """Its children, and the pods that a child of ours controls. A pod that only carries our labels is nobody's."""
+        uid = self._owners[key].uid
+        parts = self._parts.get(key, {}).values()
+        children = [part for part in parts if part["kind"] != "Pod" and _controller(part) == uid]
+        known = {child["metadata"]["uid"] for child in children}
+        pods = [part for part in parts if part["kind"] == "Pod" and (not children or _controller(part) in known)]
+        return Observed.of([*children, *pods])
+
+    def take(self, manifest: Manifest) -> Key | None:
+        """Keeps what was seen; the key where a reconcile could decide otherwise than before."""
+        if manifest["kind"] in self.reports:
+            return self._take_owner(manifest)
+        key = key_of(manifest)
+        if key is None:
+            return None
+        ref, parts = Ref.of(manifest), self._parts.setdefault(key, {})
+        if (before := parts.get(ref)) and _is_older(manifest, before):
+            return None
+        parts[ref] = after = trimmed(manifest)
+        self.doubtful.get(key, set()).discard(ref)
+        return None if before and _same(before, after) else key
+
+    def take_as(self, key: Key, manifest: Manifest) -> None:
+        """Keeps a child that was asked for by name. Without our labels no watch will tell of it: it stays doubtful."""
+        ref = Ref.of(manifest)
+        self._parts.setdefault(key, {})[ref] = trimmed(manifest)
+        if key_of(manifest) == key:
+            self.doubtful.get(key, set()).discard(ref)
+        else:
+            self.doubtful.setdefault(key, set()).add(ref)
+
+    def drop(self, manifest: Manifest) -> Key | None:
+        """Forgets what a watch or a read calls gone."""
+        if manifest["kind"] in self.reports:
+            key = Key(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+            known = self._owners.get(key)
+            if known and known.uid == manifest["metadata"]["uid"]:
+                del self._owners[key]
+                self._parts.pop(key, None)
+                self.doubtful.pop(key, None)
+            return key
+        owner, ref = key_of(manifest), Ref.of(manifest)
+        before = self._parts.get(owner, {}).get(ref) if owner else None
+        if owner is None or before is None or before["metadata"]["uid"] != manifest["metadata"]["uid"]:
+            return None
+        if manifest["kind"] == "Pod":
+            del self._parts[owner][ref]
+        else:
+            self.doubtful.setdefault(owner, set()).add(ref)
+        return owner
+
+    def forget(self, key: Key, ref: Ref) -> None:
+        """Forgets a child that is surely gone."""
+        self._parts.get(key, {}).pop(ref, None)
+        self.doubtful.get(key, set()).discard(ref)
+
+    def settle(self, key: Key) -> None:
+        """Drops the pods of a resource that has ended: its ledger knows all about them."""
+        parts = self._parts.get(key, {})
+        for ref in [ref for ref in parts if ref.kind == "Pod"]:
+            del parts[ref]
+
+    def replace(self, kind: str, manifests: list[Manifest]) -> list[Key]:
+        """Takes a whole list of a kind in place of what was known: what is not in it is gone."""
+        listed = {manifest["metadata"]["uid"] for manifest in manifests}
+        changed = [key for manifest in manifests if (key := self.take(manifest))]
+        return changed + [key for known in self._known(kind) if known["metadata"]["uid"] not in listed
+                          if (key := self.drop(known))]  # fmt: skip
+
+    def _known(self, kind: str) -> list[Manifest]:
+        if kind in self.reports:
+            return [
+                {"kind": key.kind, "metadata": {"namespace": key.namespace, "name": key.name, "uid": owner.uid}}
+                for key, owner in self._owners.items()
+                if key.kind == kind
+            ]
+        return [part for parts in self._parts.values() for part in parts.values() if part["kind"] == kind]
+
+    def _take_owner(self, manifest: Manifest) -> Key | None:
+        metadata = manifest["metadata"]
+        key = Key(manifest["kind"], metadata["namespace"], metadata["name"])
+        known = self._owners.get(key)
+        if known and known.uid == metadata["uid"] and _number(metadata["resourceVersion"]) <= known.version:
+            return None
+        before = self.owner(key)
+        self._owners[key] = _Owner(manifest)
+        if before is None or before["metadata"]["uid"] != metadata["uid"]:
+            return key
+        reports = self.reports[key.kind]
+        return None if _decisive(before, reports) == _decisive(manifest, reports) else key
+
+
+def key_of(manifest: Manifest) -> Key | None:
+    """The resource that a child or a pod names by our labels."""
+    metadata = manifest["metadata"]
+    labels = metadata.get("labels") or {}
+    kind, job = labels.get(f"{GROUP}/kind"), labels.get(f"{GROUP}/job")
+    return Key(kind, metadata["namespace"], job) if kind and job else None
+
+
+def trimmed(manifest: Manifest) -> Manifest:
+    """A child or a pod without what no reconcile reads."""
+    metadata, spec = manifest["metadata"], manifest.get("spec", {})
+    kept = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
+    owners = [owner for owner in metadata.get("ownerReferences", ()) if owner.get("controller")]
+    labels = {name: value for name, value in (metadata.get("labels") or {}).items() if name.startswith(f"{GROUP}/")}
+    slim = {name: metadata[name] for name in kept if name in metadata}
+    slim |= {"labels": labels, "ownerReferences": owners}
+    if editors := _editors(metadata):
+        slim["editors"] = editors
+    return {
+        "kind": manifest["kind"],
+        "metadata": slim,
+        "spec": _trimmed_spec(spec),
+        "status": manifest.get("status", {}),
+    }
+
+
+def _trimmed_spec(spec: Json) -> Json:
+    """Whether it is held back, and the limits of a pod's container."""
+    held = {"suspend": spec["suspend"]} if "suspend" in spec else {}
+    if "suspend" in spec.get("runPolicy", {}):
+        held = {"suspend": spec["runPolicy"]["suspend"]}
+    if "containers" in spec:
+        return {"containers": [{"resources": spec["containers"][0].get("resources", {})}]}
+    return held
+
+
+def _editors(metadata: Json) -> list[str]:
+    """Who has changed the spec since we created it, by the names of their field managers; Kueue may."""
+    fields = metadata.get("managedFields") or ()
+    return sorted({
+        entry["manager"]
+        for entry in fields
+        if not entry.get("subresource") and "f:spec" in entry.get("fieldsV1", {})
+        if entry["manager"] != "lmops" and not entry["manager"].startswith("kueue")
+    })  # fmt: skip
+
+
+def _trimmed_owner(manifest: Manifest) -> Manifest:
+    kept = ("name", "namespace", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp")
+    metadata = {name: manifest["metadata"][name] for name in kept if name in manifest["metadata"]}
+    return {**manifest, "metadata": metadata}
+
+
+def _decisive(manifest: Manifest, reports: frozenset[str]) -> Any:
+    """What a reconcile decides by."""
+    metadata = manifest["metadata"]
+    status = {name: value for name, value in manifest.get("status", {}).items() if name not in reports}
+    return metadata.get("generation"), metadata.get("deletionTimestamp"), manifest.get("spec"), status
+
+
+def _controller(manifest: Manifest) -> str | None:
+    owners = manifest["metadata"].get("ownerReferences", ())
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def _is_older(manifest: Manifest, known: Manifest) -> bool:
+    """Whether a later version of the very same object is known."""
+    new, old = manifest["metadata"], known["metadata"]
+    return bool(new["uid"] == old["uid"] and _number(new["resourceVersion"]) < _number(old["resourceVersion"]))
+
+
+def _same(before: Manifest, after: Manifest) -> bool:
+    """Whether two versions differ in their version alone."""
+    one, other = dict(before["metadata"]), dict(after["metadata"])
+    one.pop("resourceVersion"), other.pop("resourceVersion")
+    return bool(one == other and before["spec"] == after["spec"] and before["status"] == after["status"])
+
+
+def _number(version: str) -> int:
+    """Versions of one server can be compared as numbers (Kubernetes 1.35 says so, and etcd always did)."""
+    return int(version) if version.isdigit() else 0

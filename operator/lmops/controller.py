@@ -1,0 +1,229 @@
+"""One reconcile of one resource: what was seen becomes a plan, and the plan is carried out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from lmops import events
+from lmops.cache import SELECTOR, Cache, Key
+from lmops.cluster import Cluster, RefusedError
+from lmops.kinds import Kind
+from lmops.patches import difference
+from lmops.plan import Manifest, Observed, Plan, Ref, Refusal
+from lmops.settings import Settings
+
+UNWATCHED = 10.0
+
+log = logging.getLogger("lmops")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Controller:
+    """Carries out what the kinds' reconciles decide."""
+
+    def __init__(
+        self, kinds: Mapping[str, Kind], cluster: Cluster, settings: Settings, now: Callable[[], datetime] = _now
+    ) -> None:
+        self.kinds, self.cluster, self.settings, self.now = kinds, cluster, settings, now
+        self.cache = Cache({name: kind.reports for name, kind in kinds.items()})
+        self.refused: dict[Key, dict[Ref, Refusal]] = {}
+        """What the server would not create, and in what words."""
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Moves a resource one step on; the seconds after which it wants to be looked at again."""
+        owner = self.cache.owner(key)
+        if owner is None or "deletionTimestamp" in owner["metadata"]:
+            self.refused.pop(key, None)
+            return None
+        kind = self.kinds[key.kind]
+        if kind.is_settled(owner, self.cache.observed(key)):
+            self.cache.settle(key)
+            return None
+        try:
+            resource = kind.form.model.model_validate(owner)
+        except ValidationError as error:
+            await self._tell(key, owner, unreadable(owner, error, self.now()))
+            return None
+        observed = await self._observed(key, kind, resource)
+        plan = kind.reconcile(resource, observed, self.now(), self.settings)
+        try:
+            refused = await self._carry_out(key, owner, observed, plan)
+        except RefusedError as refusal:
+            if not (refusal.is_stale or refusal.is_missing):
+                raise
+            await self._look(key)  # somebody was faster: decide again on what is there now
+            return 0
+        if refused and refused != self.refused.get(key):
+            self.refused[key] = refused
+            return 0
+        if refused:
+            raise NotCreatedError(next(iter(refused.values())))
+        self.refused.pop(key, None)
+        if self.cache.doubtful.get(key):  # a child that no watch shows any more is looked at from time to time
+            return min(UNWATCHED, plan.again.total_seconds() if plan.again else UNWATCHED)
+        return None if plan.again is None else plan.again.total_seconds()
+
+    async def resync(self, namespaces: tuple[str, ...] = ("",)) -> list[Key]:
+        """Lists everything there is: what watches have missed, or never said is gone. The keys that it concerns."""
+        changed: list[Key] = []
+        wanted = {child: SELECTOR for kind in self.kinds.values() for child in (*kind.children, "Pod")}
+        for name in (*wanted, *self.kinds):
+            try:
+                pages = [await self.cluster.list(name, where, wanted.get(name, "")) for where in namespaces]
+            except RefusedError as refusal:
+                if not refusal.is_missing:  # a kind that is not installed has no objects
+                    raise
+                continue
+            changed += self.cache.replace(name, [manifest for page in pages for manifest in page])
+        return list(dict.fromkeys(changed))
+
+    async def _observed(self, key: Key, kind: Kind, resource: Any) -> Observed:
+        """What is there. A child that should be there and was not seen is asked for: its absence would end a run."""
+        seen = self.cache.observed(key)
+        missing = [ref for ref in kind.expected(resource.status) if ref not in seen.children]
+        for ref in {*missing, *self.cache.doubtful.get(key, ())}:
+            found = await self._read(ref.kind, key.namespace, ref.name)
+            if found is None:
+                self.cache.forget(key, ref)
+            else:
+                self.cache.take_as(key, found)
+        return replace(self.cache.observed(key), refused=self.refused.get(key, {}))
+
+    async def _carry_out(self, key: Key, owner: Manifest, observed: Observed, plan: Plan[Any]) -> dict[Ref, Refusal]:
+        """The status first: it is written only onto the version that the plan was made for: a stale plan does nothing.
+
+        Then what is to go, what is to come, and the events. Returns what the server would not create.
+        """
+        told = await self._tell(key, owner, plan.status.manifest())
+        if not told and (plan.create or plan.delete):
+            await self._confirm(key, owner)
+        for ref in plan.delete:
+            await self._delete(key, ref, observed)
+        refused = {}
+        for manifest in plan.create:
+            if refusal := await self._create(key, owner, manifest):
+                refused[Ref.of(manifest)] = refusal
+        for event in plan.events if told else ():
+            await events.post(self.cluster, owner, event, self.now())
+        return refused
+
+    async def _tell(self, key: Key, owner: Manifest, status: Manifest) -> bool:
+        """Writes the status if it is another; whether it was."""
+        patch = difference(owner.get("status", {}), status)
+        if not patch:
+            return False
+        written = await self.cluster.patch_status(*key, patch, owner["metadata"]["resourceVersion"])
+        self.cache.take(written)
+        log.info("%s: %s", key, status.get("display", {}).get("reason") or status.get("phase"), extra={"key": str(key)})
+        return True
+
+    async def _confirm(self, key: Key, owner: Manifest) -> None:
+        """A plan that changes no status has no version to fail on: what it was made for is read again."""
+        live = await self.cluster.get(*key)
+        if live["metadata"]["resourceVersion"] != owner["metadata"]["resourceVersion"]:
+            raise RefusedError(409, "Conflict", f"{key} has changed since it was read")
+
+    async def _create(self, key: Key, owner: Manifest, manifest: Manifest) -> Refusal | None:
+        """Creates a child, once. `None` when it is there."""
+        ref = Ref.of(manifest)
+        try:
+            self.cache.take(await self.cluster.create(manifest))
+        except RefusedError as refusal:
+            if refusal.is_taken:
+                return await self._is_ours(key, owner, ref)
+            if refusal.status >= 500 or refusal.status in (400, 403, 404, 422):
+                return Refusal(refusal.reason, _explained(ref, refusal), refusal.is_final)
+            raise
+        log.info("%s: created %s %s", key, *ref, extra={"key": str(key)})
+        return None
+
+    async def _is_ours(self, key: Key, owner: Manifest, ref: Ref) -> Refusal | None:
+        """Who holds a name that we wanted."""
+        found = await self._read(ref.kind, key.namespace, ref.name)
+        if found is None:
+            return Refusal("Leaving", f"{ref.kind} {ref.name} has just been deleted.")
+        metadata = found["metadata"]
+        holder: Manifest = next((o for o in metadata.get("ownerReferences", ()) if o.get("controller")), {})
+        if holder.get("uid") == owner["metadata"]["uid"]:
+            self.cache.take_as(key, found)
+            return None
+        if "deletionTimestamp" in metadata or (holder.get("kind"), holder.get("name")) == (key.kind, key.name):
+            return Refusal("Leaving", f"{ref.kind} {ref.name} of an earlier {key.kind} {key.name} is still leaving.")
+        return Refusal(
+            "NameConflict",
+            f"{ref.kind} {ref.name} is there already and is not ours: delete it, or give the {key.kind} another name.",
+        )
+
+    async def _delete(self, key: Key, ref: Ref, observed: Observed) -> None:
+        child = observed.children.get(ref)
+        if child is None or "deletionTimestamp" in child["metadata"]:
+            return
+        try:
+            await self.cluster.delete(ref.kind, key.namespace, ref.name, child["metadata"]["uid"])
+        except RefusedError as refusal:
+            if not (refusal.is_missing or refusal.is_stale):
+                raise
+            self.cache.forget(key, ref)
+        log.info("%s: deleted %s %s", key, *ref, extra={"key": str(key)})
+
+    async def _look(self, key: Key) -> None:
+        """Reads a resource anew."""
+        found = await self._read(*key)
+        if found is not None:
+            self.cache.take(found)
+        elif owner := self.cache.owner(key):
+            self.cache.drop(owner)
+
+    async def _read(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        try:
+            return await self.cluster.get(kind, namespace, name)
+        except RefusedError as refusal:
+            if refusal.is_missing:
+                return None
+            raise
+
+
+class NotCreatedError(Exception):
+    """The server would not create a child; it is asked again later."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+
+
+def unreadable(owner: Manifest, error: ValidationError, now: datetime) -> Manifest:
+    """The status of a resource that is not of this version's form, as one that an older CRD has let in."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = f"{where}: {first['msg']}. Delete the resource and create it anew in the form of this version."
+    status, generation = owner.get("status", {}), owner["metadata"].get("generation", 1)
+    before: Manifest = next((c for c in status.get("conditions", ()) if c["type"] == "Accepted"), {})
+    since = before.get("lastTransitionTime") if before.get("status") == "False" else None
+    refused = {
+        "type": "Accepted",
+        "status": "False",
+        "reason": "Unreadable",
+        "message": message[:4096],
+        "lastTransitionTime": since or now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "observedGeneration": generation,
+    }
+    others = [c for c in status.get("conditions", ()) if c["type"] != "Accepted"]
+    shown = {**status.get("display", {}), "reason": f"Unreadable: {message}"[:120]}
+    return {**status, "conditions": [refused, *others], "display": shown, "observedGeneration": generation}
+
+
+def _explained(ref: Ref, refusal: RefusedError) -> str:
+    """A refusal in a sentence that says what to do."""
+    if refusal.status == 404 and ref.kind == "PyTorchJob":
+        return "PyTorchJobs are unknown here: install Kubeflow's training operator (1.9)."
+    if refusal.status == 403 and "exceeded quota" in refusal.message:
+        return f"{ref.kind} {ref.name} does not fit the namespace's quota: {refusal.message}"
+    return f"Kubernetes refused {ref.kind} {ref.name}: {refusal.message}"

@@ -1,0 +1,106 @@
+"""Keys that wait for a worker: each of them once, never two workers on one, and failures come back ever later."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+FIRST, LONGEST = 0.1, 60.0
+"""Seconds before the first repetition, and before any later one at the most."""
+
+
+class Queue(Generic[Key]):
+    """Runs `work(key)` for every key that was added, at least once after each addition.
+
+    `work` returns the seconds after which it wants the key again, or `None`; what it raises is told to `failed`, and
+    the key is tried again after a delay that doubles.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Key], Awaitable[float | None]],
+        failed: Callable[[Key, Exception, float], None] = lambda key, error, delay: None,
+        workers: int = 16,
+    ) -> None:
+        self.work, self.failed, self.workers = work, failed, workers
+        self.failures = Counter[Key]()
+        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._since: dict[Key, float] = {}
+        self._busy: set[Key] = set()
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+
+    def add(self, key: Key) -> None:
+        """Wants a key to be worked on as soon as a worker is free."""
+        if key in self._since:
+            return
+        self._since[key] = asyncio.get_running_loop().time()
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        if key not in self._busy:
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Wants a key to be worked on in so many seconds, or before if it is wanted before."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        if key in self._since or ((timer := self._timers.get(key)) and timer.when() <= due):
+            return
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        self._timers[key] = loop.call_at(due, self._due, key)
+
+    def forget(self, key: Key) -> None:
+        """Drops what was planned for a key that is gone."""
+        self.failures.pop(key, None)
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+
+    @property
+    def depth(self) -> int:
+        """Keys that wait for a worker now."""
+        return len(self._since)
+
+    @property
+    def age(self) -> float:
+        """How many seconds the longest-waiting key has waited."""
+        return asyncio.get_running_loop().time() - min(self._since.values()) if self._since else 0.0
+
+    async def run(self) -> None:
+        """Works until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.workers):
+                group.create_task(self._worker())
+
+    def _due(self, key: Key) -> None:
+        del self._timers[key]
+        self.add(key)
+
+    async def _worker(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._since.pop(key)
+            self._busy.add(key)
+            try:
+                again = await self.work(key)
+            except Exception as error:
+                self._fail(key, error)
+            else:
+                self.failures.pop(key, None)
+                if again is not None:
+                    self.add_after(key, again)
+            finally:
+                self._busy.discard(key)
+                if key in self._since:  # it was added while it was worked on
+                    self._ready.put_nowait(key)
+
+    def _fail(self, key: Key, error: Exception) -> None:
+        self.failures[key] += 1
+        delay = min(LONGEST, FIRST * 2.0 ** min(self.failures[key] - 1, 16)) * random.uniform(0.5, 1.0)
+        delay = max(delay, getattr(error, "retry_after", 0.0))
+        self.failed(key, error, delay)
+        self.add_after(key, delay)

@@ -1,0 +1,170 @@
+"""The operator's process: it waits until it leads, fills its cache, and works until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from lmops.cache import Key
+from lmops.cluster import Kubernetes, RefusedError, UnreachableError, connected
+from lmops.controller import Controller, NotCreatedError
+from lmops.handlers import Watch
+from lmops.kinds import KINDS
+from lmops.leader import Leader
+from lmops.metrics import Metrics
+from lmops.queue import Queue
+from lmops.settings import Settings
+
+STUCK = 60.0
+"""Seconds that a key may wait for a worker before the operator calls itself unwell."""
+LEASE = "lmops-operator"
+
+log = logging.getLogger("lmops")
+
+
+class Service:
+    """One replica of the operator."""
+
+    def __init__(self, settings: Settings, cluster: Kubernetes, leader: Leader, metrics: Metrics) -> None:
+        self.settings, self.leader, self.metrics = settings, leader, metrics
+        self.controller = Controller(KINDS, cluster, settings)
+        self.queue = Queue[Key](self._work, self._failed)
+        self.watch = Watch(KINDS, self.controller.cache, self.queue.add)
+        self.works = False
+
+    async def run(self) -> None:
+        """Returns after SIGTERM; raises `LostError` when another replica has taken over."""
+        stopped = asyncio.create_task(_signalled())
+        elected = asyncio.create_task(self.leader.elected())
+        await asyncio.wait({stopped, elected}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not elected.done():
+            elected.cancel()
+            return
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.leader.keep()), group.create_task(self._reconcile())]
+            await self.watch.run(self.settings.namespaces, asyncio.Event())
+            log.info("ending: what is under way is finished by the next leader")
+            for task in tasks:
+                task.cancel()
+        await self.leader.resign()
+
+    def problem(self) -> str:
+        """What is wrong with this process, empty when nothing is: one that holds no lease is well and waits."""
+        if self.leader.until and not self.leader.leads:
+            return "the lease has run out"
+        return f"a key waits for {self.queue.age:.0f} s" if self.queue.age > STUCK else ""
+
+    def exposed(self) -> bytes:
+        """The metrics, with the gauges of this moment."""
+        self.metrics.depth.labels("lmops").set(self.queue.depth)
+        self.metrics.oldest.labels("lmops").set(self.queue.age)
+        self.metrics.leads.labels(LEASE).set(float(self.leader.leads))
+        return self.metrics.text()
+
+    async def _reconcile(self) -> None:
+        """Workers start once everything was listed: before that, what was not seen yet would seem to be gone."""
+        async with asyncio.TaskGroup() as group:
+            await self._resync(until_it_worked=True)
+            self.works = True
+            group.create_task(self.queue.run())
+            while True:
+                await asyncio.sleep(self.settings.resync_seconds)
+                await self._resync()
+
+    async def _resync(self, until_it_worked: bool = False) -> None:
+        while True:
+            try:
+                keys = await self.controller.resync(self.settings.namespaces or ("",))
+            except (RefusedError, UnreachableError) as error:
+                log.warning("the cluster could not be listed: %s", error)
+                if not until_it_worked:
+                    return
+                await asyncio.sleep(2)
+                continue
+            for key in keys:
+                self.queue.add(key)
+            log.debug("listed %d resources, %d of them new or changed", len(self.controller.cache), len(keys))
+            return
+
+    async def _work(self, key: Key) -> float | None:
+        with self.metrics.reconciling(key.kind.lower()):
+            return await self.controller.reconcile(key)
+
+    def _failed(self, key: Key, error: Exception, delay: float) -> None:
+        self.metrics.retries.labels("lmops").inc()
+        known = isinstance(error, RefusedError | UnreachableError | NotCreatedError)
+        log.warning("%s: %s (again in %.1f s)", key, error, delay, exc_info=None if known else error)
+
+
+async def run(settings: Settings) -> None:
+    """Runs a replica until it is told to end."""
+    metrics = Metrics()
+    async with connected() as api:
+        leases = Kubernetes(api, sent=metrics.sent)
+        identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        leader = Leader(leases, settings.namespace, LEASE, identity)
+        cluster = Kubernetes(api, leader.permit, metrics.sent)
+        service = Service(settings, cluster, leader, metrics)
+        async with _probes(service, settings.port):
+            log.info("%s waits for Lease %s/%s at %s", identity, settings.namespace, LEASE, api.configuration.host)
+            await service.run()
+
+
+@asynccontextmanager
+async def _probes(service: Service, port: int) -> AsyncIterator[None]:
+    """`/healthz`, `/readyz` and `/metrics`."""
+
+    async def healthz(request: web.Request) -> web.Response:
+        problem = service.problem()
+        return web.Response(text=f"{problem or 'ok'}\n", status=500 if problem else 200)
+
+    async def readyz(request: web.Request) -> web.Response:
+        waits = service.leader.leads and not service.works
+        return web.Response(
+            text="the first list is not through yet\n" if waits else "ok\n", status=503 if waits else 200
+        )
+
+    async def exposed(request: web.Request) -> web.Response:
+        return web.Response(body=service.exposed(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", exposed)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def _signalled() -> None:
+    """Returns at SIGTERM or SIGINT. Once it watches, Kopf listens for them itself."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    try:
+        await told.wait()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError, RuntimeError):
+                loop.remove_signal_handler(number)
+
+
+def own_namespace() -> str:
+    """The namespace of this pod; `default` outside of a cluster."""
+    file = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+    if not os.path.exists(file):
+        return "default"
+    with open(file) as text:
+        return text.read().strip()
