@@ -165,7 +165,11 @@ def test_the_endpoint_answers_by_what_it_was_sent() -> None:
     assert [patch["display"]["progress"] for patch in shelf.patches] == ["50%"]
 
 
-def test_an_evaluation_posted_too_soon_goes_with_the_next_post() -> None:
+@pytest.mark.parametrize(("kept", "evaluation"), [(1, {"f1": 0.5}), (0, {})])
+def test_an_evaluation_posted_too_soon_goes_with_the_next_post_while_there_is_room(
+    kept: int, evaluation: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmops.progress.HELD", kept)
     run, shelf = "/namespaces/default/trainingjobs/a/runs/a-train-a1", Shelf()
     fresh = {**reported(10, at=datetime.now(UTC))}
     shelf.job = shelf.job.model_copy(update={"status": status(progress=fresh)})
@@ -183,4 +187,4 @@ def test_an_evaluation_posted_too_soon_goes_with_the_next_post() -> None:
 
     asyncio.run(evaluate_then_step())
 
-    assert [patch["metrics"]["evaluation"] for patch in shelf.patches] == [{"f1": 0.5}]
+    assert [patch["metrics"].get("evaluation", {}) for patch in shelf.patches] == [evaluation]

@@ -20,6 +20,8 @@ THROTTLE = timedelta(seconds=10)
 BODY_LIMIT = 64 * 1024
 RUNS = 64
 TRIES = 5
+HELD = 1000
+"""Runs whose metrics are kept for their next post, at the most."""
 
 NAMED = {
     "loss": "loss",
@@ -218,7 +220,9 @@ async def _answer(
             whole, metric = _with(held.get(key, []), body), job.spec.evaluation.metric
             patch = advance(job.status, run, whole, datetime.now(UTC), throttle, metric)
             if patch is None:
-                held[key] = _evaluated(held.get(key, []), body)
+                held[key] = _evaluated(held.pop(key, []), body)
+                while len(held) > HELD:
+                    del held[next(iter(held))]  # the run that was heard of longest ago
                 return web.json_response({"written": False})
             try:
                 await store.write(namespace, name, patch, version)

@@ -369,7 +369,7 @@ def test_waiting_for_pods_does_not_use_up_the_deadline():
         (
             {"evaluation": {"metric": "perplexity"}},
             "MetricDoesNotSuit",
-            "Set evaluation.metric to loss, accuracy or precision or recall or f1 or mcc.",
+            "Set evaluation.metric to loss, accuracy, precision, recall, f1 or mcc.",
         ),
         (
             {"training": {"precision": "fp16"}},

@@ -57,7 +57,7 @@ def metric_suits_the_task(job: TrainingJob) -> Failure | None:
         "Settings",
         "MetricDoesNotSuit",
         f"evaluation.metric {metric} means nothing for {task}.",
-        remedy=f"Set evaluation.metric to loss, {' or '.join(suits)}.",
+        remedy=f"Set evaluation.metric to {', '.join(('loss', *suits[:-1]))} or {suits[-1]}.",
     )
 
 
