@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from lmops.api import crd
 from lmops.commands import app as operator
 from lmops.local.commands import app as local
 
@@ -19,6 +20,12 @@ app.add_typer(operator, name="operator")
 @app.callback()
 def lmops() -> None:
     """The life of a language model: train it, compress it, serve it."""
+
+
+@app.command()
+def crds() -> None:
+    """Prints the CRDs of this version: `lmops crds | kubectl apply --server-side -f -`."""
+    print(*(crd.document(kind) for kind in crd.KINDS), sep="---\n", end="")
 
 
 if __name__ == "__main__":

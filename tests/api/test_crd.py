@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 import pytest
 import yaml
 from pydantic import Field
+from typer.testing import CliRunner
 
+from lmops.__main__ import app
 from lmops.api.base import Model, rules
 from lmops.api.crd import KINDS, Schema, crd, resource_schema, structural, write
 from schemas import problems, validator
@@ -229,3 +231,9 @@ def test_references_and_null_branches_are_written_out() -> None:
             },
         },
     }
+
+
+def test_the_command_prints_the_crds_of_its_version() -> None:
+    printed = CliRunner().invoke(app, ["crds"]).stdout
+
+    assert list(yaml.safe_load_all(printed)) == [yaml.safe_load(file.read_text()) for file in sorted(FOLDER.iterdir())]

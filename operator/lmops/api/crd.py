@@ -221,14 +221,18 @@ class _WithoutAliases(yaml.SafeDumper):
         return True
 
 
+def document(kind: Kind) -> str:
+    """A kind's CRD as YAML."""
+    return yaml.dump(crd(kind), Dumper=_WithoutAliases, sort_keys=False, width=120, allow_unicode=True)
+
+
 def write(folder: Path) -> list[Path]:
     """Writes every CRD into the folder and returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for kind in KINDS:
         files.append(folder / f"{GROUP}_{kind.plural}.yaml")
-        text = yaml.dump(crd(kind), Dumper=_WithoutAliases, sort_keys=False, width=120, allow_unicode=True)
-        files[-1].write_text(f"# Generated from lmops.api by `make crds`; do not edit.\n{text}")
+        files[-1].write_text(f"# Generated from lmops.api by `make crds`; do not edit.\n{document(kind)}")
     return files
 
 
