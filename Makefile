@@ -37,6 +37,7 @@ locks: .venv/uv
 	$(BIN)/uv pip compile $(LOCKS) --no-deps examples/packages.in -o examples/packages.txt
 	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra local --extra trainer --extra checkout -o requirements/laptop.txt
 	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra trainer -c requirements/laptop.txt -o images/trainer/requirements.txt
+	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra operator -c requirements/laptop.txt -o images/operator/requirements.txt
 	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --all-extras -c requirements/laptop.txt -o requirements/dev.txt
 
 # The environment: `laptop` is what a user needs, `dev` what the tests need besides. uv keeps its downloads out of the tree.
