@@ -182,12 +182,11 @@ def trimmed(manifest: Manifest) -> Manifest:
 
 def _trimmed_spec(spec: Json) -> Json:
     """Whether it is held back, and the limits of a pod's container."""
-    held = {"suspend": spec["suspend"]} if "suspend" in spec else {}
-    if "suspend" in spec.get("runPolicy", {}):
-        held = {"suspend": spec["runPolicy"]["suspend"]}
     if "containers" in spec:
         return {"containers": [{"resources": spec["containers"][0].get("resources", {})}]}
-    return held
+    if "suspend" in spec.get("runPolicy", {}):
+        return {"runPolicy": {"suspend": spec["runPolicy"]["suspend"]}}
+    return {"suspend": spec["suspend"]} if "suspend" in spec else {}
 
 
 def _editors(metadata: Json) -> list[str]:

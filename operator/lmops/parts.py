@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from lmops.api.base import API_VERSION, GROUP, Model, ObjectMeta
+from lmops.api.pod import PodSettings
 from lmops.plan import Manifest
 from lmops.settings import Settings
 
 VOLUMES = "/volumes"
 SCRATCH = "/scratch"
+QUEUE = "kueue.x-k8s.io/queue-name"
+"""The label by which Kueue knows the queue of a workload."""
 CACHES = {
     "HOME": "",
     "TMPDIR": "",
@@ -75,66 +79,91 @@ def _strings(value: Any) -> Iterator[str]:
                 yield from _strings(inner)
 
 
-def pod_template(
-    *,
-    container: str,
-    image: str,
-    command: list[str],
-    argument: str,
-    labels: dict[str, str],
-    claims: list[str],
-    settings: Settings,
-    env: dict[str, str] | None = None,
-    secret: str | None = None,
-    resources: dict[str, str] | None = None,
-    requests: dict[str, str] | None = None,
-) -> Manifest:
-    """A pod under the *restricted* standard: no root, no privileges, nothing writable but `/scratch` and its volumes.
+@dataclass(frozen=True)
+class Program:
+    """What a pod runs, and what it may use."""
 
-    `resources` are limits and requests at once, `requests` are requests alone.
-    """
-    variables = {
-        "USER": "lmops",
-        "LMOPS_VOLUMES": VOLUMES,
-        "LMOPS_SCRATCH": SCRATCH,
-        **{name: SCRATCH + folder for name, folder in CACHES.items()},
-        **(env or {}),
-    }
-    main = {
-        "name": container,
-        "image": image,
-        "command": command,
-        "args": [argument],
-        "env": [{"name": k, "value": v} for k, v in variables.items()],
-        **({"envFrom": [{"secretRef": {"name": secret}}]} if secret else {}),
-        "resources": {"limits": {**(resources or {})}, "requests": {**(resources or {}), **(requests or {})}},
-        "volumeMounts": [
-            {"name": "scratch", "mountPath": SCRATCH},
-            {"name": "shared-memory", "mountPath": "/dev/shm"},
-            *({"name": f"claim-{i}", "mountPath": f"{VOLUMES}/{claim}"} for i, claim in enumerate(claims)),
-        ],
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-    }
+    container: str
+    """The name of its container."""
+    image: str
+    command: list[str]
+    arguments: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    secret: str | None = None
+    """A Secret whose keys become variables."""
+    limits: dict[str, str] = field(default_factory=dict)
+    """What it may use at the most, and is promised."""
+    requests: dict[str, str] = field(default_factory=dict)
+    """What it is promised, and may go beyond."""
+    claims: list[str] = field(default_factory=list)
+    """The volumes it finds at `/volumes/<claim>`."""
+    is_ours: bool = True
+    """Whether it writes nowhere but where it was told: a user's own image may need its root."""
+
+
+def pod_template(program: Program, labels: dict[str, str], pod: PodSettings, settings: Settings) -> Manifest:
+    """A pod under the *restricted* standard: no root, no privileges, and of ours nothing writable but `/scratch` and volumes."""
+    claims = [
+        {"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": claim}} for i, claim in enumerate(program.claims)
+    ]
     return {
-        "metadata": {"labels": {**labels}},
+        "metadata": {
+            "labels": {**pod.labels, **labels},
+            **({"annotations": {**pod.annotations}} if pod.annotations else {}),
+        },
         "spec": {
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": settings.grace_seconds,
             "securityContext": _security(settings),
-            "containers": [main],
+            **_placement(pod),
+            "containers": [_container(program, pod)],
             "volumes": [
                 {"name": "scratch", "emptyDir": {"sizeLimit": settings.scratch}},
                 {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}},
-                *({"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": c}} for i, c in enumerate(claims)),
+                *claims,
             ],
         },
     }
+
+
+def _container(program: Program, pod: PodSettings) -> Manifest:
+    variables = {
+        "USER": "lmops",
+        "LMOPS_VOLUMES": VOLUMES,
+        "LMOPS_SCRATCH": SCRATCH,
+        **{name: SCRATCH + folder for name, folder in CACHES.items()},
+        **program.env,
+        **{variable.name: variable.value for variable in pod.env},
+    }
+    return {
+        "name": program.container,
+        "image": program.image,
+        "command": program.command,
+        **({"args": program.arguments} if program.arguments else {}),
+        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        **({"envFrom": [{"secretRef": {"name": program.secret}}]} if program.secret else {}),
+        "resources": {"limits": {**program.limits}, "requests": {**program.limits, **program.requests}},
+        "volumeMounts": [
+            {"name": "scratch", "mountPath": SCRATCH},
+            {"name": "shared-memory", "mountPath": "/dev/shm"},
+            *({"name": f"claim-{i}", "mountPath": f"{VOLUMES}/{claim}"} for i, claim in enumerate(program.claims)),
+        ],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": program.is_ours,
+        },
+    }
+
+
+def _placement(pod: PodSettings) -> Manifest:
+    """Where a pod runs, in Kubernetes' words; what is not set is not written."""
+    said = pod.manifest()
+    names = ("nodeSelector", "tolerations", "affinity", "serviceAccountName", "priorityClassName", "runtimeClassName")
+    secrets = [{"name": secret} for secret in pod.image_pull_secrets]
+    return {name: said[name] for name in names if said.get(name)} | ({"imagePullSecrets": secrets} if secrets else {})
 
 
 def _security(settings: Settings) -> Manifest:

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from lmops.api.base import Model
+from lmops.api.pod import PodSettings
+from lmops.api.trainingjob import Credentials
+
+
+class Defaults(Model):
+    """What a resource gets that does not say it itself."""
+
+    pod: PodSettings = PodSettings()
+    """Where pods run and what they carry; what a resource says is added, or goes before."""
+    credentials: Credentials | None = None
+    """The Secret of a resource that names none. It has to be in the resource's namespace."""
+    queue_name: str | None = None
+    """The Kueue queue of a resource that names none."""
+    ttl_seconds_after_finished: int | None = None
+    """How long children stay after the end of a resource that does not say it."""
+    accelerator: str = "nvidia.com/gpu"
+    """The resource name of an accelerator that has none."""
+
 
 class Settings(BaseModel):
     """The operator's configuration. The laptop has one of its own."""
@@ -22,6 +41,10 @@ class Settings(BaseModel):
     """The size of /dev/shm, counted in the memory limit."""
     grace_seconds: int = 60
     """How long a pod may take to save a checkpoint after SIGTERM."""
+    image_pull_seconds: int = 900
+    """How long an image may not be had before the job has failed, where it does not say that itself."""
+    defaults: Defaults = Defaults()
+    """What a resource gets that does not say it itself."""
     stops_without_progress: int = 3
     """How often in a row a run may be stopped from outside before a newer checkpoint was saved."""
     namespaces: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from lmops.api.dataset import Dataset, TrainRows
-from lmops.api.trainingjob import TrainingJobSpec, TrainingSettings
+from lmops.api.trainingjob import RecipeSpec, TrainingSettings
 from lmops_trainer import models
 from lmops_trainer.data.clean import normalised
 from lmops_trainer.data.examples import classification_examples
@@ -68,7 +68,7 @@ class Published:
         if not file.is_file():
             return cls(folder, _guessed(folder), Dataset(train=TrainRows(uri="pvc://none")), None)
         passport = json.loads(file.read_text("utf-8"))
-        dataset = TrainingJobSpec.model_validate(passport["spec"]).dataset
+        dataset = RecipeSpec.model_validate(passport["spec"]).dataset
         return cls(folder, passport["task"], dataset, passport["maxLength"])
 
 

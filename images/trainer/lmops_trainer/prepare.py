@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from lmops.api import Result, Run
 from lmops.api.dataset import Source
 from lmops.api.status import DatasetReport, SplitReport
-from lmops.api.trainingjob import TrainingJobSpec
+from lmops.api.trainingjob import RecipeSpec
 from lmops_trainer.data.assemble import Assembled, Assembly, Texts
 from lmops_trainer.data.configs import ModelConfig, longest, model_config
 from lmops_trainer.data.examples import Batch, examples
@@ -60,7 +60,7 @@ def prepare(run: Run, progress: Progress) -> Result:
     return Result(dataset=report if won else _reused(target, uri))
 
 
-def content_hash(spec: TrainingJobSpec, config: ModelConfig, max_length: int) -> str:
+def content_hash(spec: RecipeSpec, config: ModelConfig, max_length: int) -> str:
     """sha256 over all that decides what the prepared data is; equal hashes mean equal data."""
     declared = spec.dataset.model_dump(mode="json", by_alias=True, exclude={"max_length"})
     packs = spec.model.task in ("CausalLM", "MaskedLM") and spec.training.packing
@@ -79,7 +79,7 @@ def content_hash(spec: TrainingJobSpec, config: ModelConfig, max_length: int) ->
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _sources(spec: TrainingJobSpec) -> Iterator[tuple[Source, str]]:
+def _sources(spec: RecipeSpec) -> Iterator[tuple[Source, str]]:
     dataset = spec.dataset
     yield from ((source, "dataset.train") for source in sources(dataset.train))
     if dataset.test is not None and dataset.test.fraction is None:
@@ -94,7 +94,7 @@ def _reused(target: Path, uri: str) -> DatasetReport:
 
 
 def _build(
-    spec: TrainingJobSpec, config: ModelConfig, max_length: int, folder: Path, progress: Progress
+    spec: RecipeSpec, config: ModelConfig, max_length: int, folder: Path, progress: Progress
 ) -> DatasetReport:
     began = time.monotonic()
     total = sum(size(source, where) for source, where in _sources(spec))
@@ -118,7 +118,7 @@ def _build(
 
 
 def _write_splits(
-    spec: TrainingJobSpec,
+    spec: RecipeSpec,
     assembled: Assembled,
     made: PreTrainedTokenizerFast,
     max_length: int,
@@ -160,7 +160,7 @@ def _watched(batches: Iterable[Batch], progress: Progress, done: int, rows: int,
         yield batch
 
 
-def _model_notes(spec: TrainingJobSpec) -> Iterator[str]:
+def _model_notes(spec: RecipeSpec) -> Iterator[str]:
     if spec.model.from_.uri and spec.model.tokenizer and spec.model.tokenizer.train:
         yield "The tokenizer was made from the training rows; the embeddings of the model belong to other tokens."
 

@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 
 from lmops.api import Result, Run
 from lmops.api.status import Best
-from lmops.api.trainingjob import TrainingJobSpec, TrainingSettings
+from lmops.api.trainingjob import RecipeSpec, TrainingSettings
 from lmops_trainer import models
 from lmops_trainer.callbacks import Patience, Reporter, Rhythm, Schedule, Signals
 from lmops_trainer.checkpoints import latest, passed_over
@@ -136,7 +136,7 @@ def outcome(run: Run, trainer: Trainer) -> Best:
     return found.model_copy(update={"path": f"{run.spec.workspace_uri.rstrip('/')}/jobs/{run.run.uid}/{keep.lower()}"})
 
 
-def chosen_metric(spec: TrainingJobSpec, labels: list[str]) -> str:
+def chosen_metric(spec: RecipeSpec, labels: list[str]) -> str:
     """The figure that chooses the best checkpoint, if the task has it."""
     task = TASKS[spec.model.task]
     metric = leading(task.name, spec.evaluation.metric)
@@ -153,7 +153,7 @@ def chosen_metric(spec: TrainingJobSpec, labels: list[str]) -> str:
     return metric
 
 
-def batches(spec: TrainingJobSpec, processes: int) -> tuple[int, int]:
+def batches(spec: RecipeSpec, processes: int) -> tuple[int, int]:
     """Rows a process takes at a time, and how often it does so before the optimiser steps."""
     whole, micro = spec.training.batch_size, spec.training.micro_batch_size
     each, rest = divmod(whole, processes)
@@ -197,7 +197,7 @@ def precision(asked: str | None) -> str:
 
 
 def arguments(
-    spec: TrainingJobSpec, steps: int, micro: int, accumulation: int, precise: str, processes: int
+    spec: RecipeSpec, steps: int, micro: int, accumulation: int, precise: str, processes: int
 ) -> TrainingArguments:
     """What the base class is told; logging, evaluation and checkpoints are decided by our schedule."""
     settings = spec.training

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lmops.api.base import Line, Model, Report
 from lmops.api.status import Best, DatasetReport, EvaluationReport, Failure, ModelReport, Stage
-from lmops.api.trainingjob import TrainingJobSpec
+from lmops.api.trainingjob import RecipeSpec
 
 LIMIT = 100 * 1024
 """The longest document, in bytes: one argument of a process holds 128 KiB."""
@@ -39,7 +39,7 @@ class Resolved(Model):
 class Run(Model):
     """One run of one stage: all that a runtime is told."""
 
-    spec: TrainingJobSpec
+    spec: RecipeSpec
     """The job's spec."""
     run: RunId
     """Which run this is."""

@@ -23,6 +23,7 @@ from lmops.api.base import (
     rules,
 )
 from lmops.api.dataset import Dataset
+from lmops.api.pod import DnsName, PodSettings
 from lmops.api.status import TrainingJobStatus
 
 Task = Literal["SequenceClassification", "CausalLM", "MaskedLM", "BertPreTraining"]
@@ -198,8 +199,8 @@ class Share(Model):
 class Accelerator(Model):
     """The accelerators of one node."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[a-zA-Z0-9._-]+$", max_length=128)] = "nvidia.com/gpu"
-    """The resource name."""
+    name: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[a-zA-Z0-9._-]+$", max_length=128)] | None = None
+    """The resource name. Default: the operator's, which is nvidia.com/gpu where nobody has chosen another."""
     per_node: Annotated[int, Field(ge=1, le=64)] = 1
     """How many of them a node has."""
 
@@ -234,6 +235,10 @@ class Retry(Model):
     """How often the whole group may start again, each time from the last complete checkpoint."""
     deadline_seconds: Annotated[int, Field(ge=1)] | None = None
     """The longest time the job may work, over all its runs; waiting in a queue does not count."""
+    hung_after_seconds: Annotated[int, Field(ge=60)] = 1800
+    """How long all pods may run without a step before the job is called Hung; after twice as long the attempt has failed."""
+    pending_seconds: Annotated[int, Field(ge=1)] | None = None
+    """How long a pod may wait for a node or an image before the job has failed. Default: a quarter of an hour for an image, and any time for a node."""
 
 
 class Output(Model):
@@ -248,17 +253,42 @@ class Output(Model):
 class Credentials(Model):
     """What a job needs to reach private places."""
 
-    secret_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+    secret_name: DnsName
     """A Secret whose keys become environment variables, as `HF_TOKEN`."""
+
+
+class OwnTrainer(Model):
+    """A program of your own in place of ours. Built on Hugging Face's Trainer it reports its progress by itself.
+
+    It runs on every node with torchrun's `PET_*` variables, so that `torchrun train.py` needs no flags. It finds
+    `LMOPS_OUTPUT`, the folder of `output.uri`, and `LMOPS_CHECKPOINTS`, a folder that all attempts of the job share:
+    what is saved there survives a restart.
+    """
+
+    image: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^\S+$")]
+    """The image that holds the program."""
+    command: Annotated[list[Annotated[str, Field(max_length=4096)]], Field(min_length=1, max_length=64)]
+    """The program and its arguments; `$(NAME)` stands for the value of a variable."""
+    volumes: Annotated[list[DnsName], Field(max_length=16)] = []
+    """Claims to mount besides those of `output` and `workspace`, each at `$(LMOPS_VOLUMES)/<claim>`."""
 
 
 class TrainingJobSpec(Model):
     """What to train, on what, and where to put it. Apart from `suspend` it cannot change: new settings are a new name."""
 
-    model: ModelSpec
+    model_config = rules(
+        ("has(self.trainer) || has(self.model)", "set model, or a trainer of your own"),
+        ("has(self.trainer) || has(self.dataset)", "set dataset, or a trainer of your own"),
+        ("!has(self.trainer) || !has(self.model)", "a trainer of your own brings its model: leave model out"),
+        ("!has(self.trainer) || !has(self.dataset)", "a trainer of your own reads its data itself: leave dataset out"),
+    )
+
+    model: ModelSpec | None = None
     """The model to train, and for what."""
-    dataset: Dataset
+    dataset: Dataset | None = None
     """The data."""
+    trainer: OwnTrainer | None = None
+    """A program of your own, in place of `model`, `dataset`, `training`, `evaluation` and `checkpoint`."""
     training: TrainingSettings = TrainingSettings()
     """How the model is trained."""
     evaluation: Evaluation = Evaluation()
@@ -275,6 +305,12 @@ class TrainingJobSpec(Model):
     """Where the model goes."""
     credentials: Credentials | None = None
     """What the job needs to reach private places."""
+    pod: PodSettings = PodSettings()
+    """Where its pods run and what they carry."""
+    queue_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)] | None = None
+    """The Kueue queue that every run of the job waits in."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
+    """How long Jobs, PyTorchJobs and their pods stay after the end. The job itself, its status and its model stay."""
     suspend: bool = False
     """Stops the job after it has saved a checkpoint; it goes on from there when this is false again."""
 
@@ -282,6 +318,15 @@ class TrainingJobSpec(Model):
     def workspace_uri(self) -> str:
         """Where prepared data and checkpoints live."""
         return self.workspace.uri if self.workspace else f"{self.output.uri.rstrip('/')}/.lmops"
+
+
+class RecipeSpec(TrainingJobSpec):
+    """The spec of a job that our own trainer runs: its model and its data are given."""
+
+    model: ModelSpec
+    """The model to train, and for what."""
+    dataset: Dataset
+    """The data."""
 
 
 class TrainingJob(Model):
@@ -299,4 +344,4 @@ class TrainingJob(Model):
     """What was last observed."""
 
 
-__all__ = ["Metric", "Name", "Task", "TrainingJob", "TrainingJobSpec"]
+__all__ = ["Metric", "Name", "RecipeSpec", "Task", "TrainingJob", "TrainingJobSpec"]

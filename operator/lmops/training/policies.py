@@ -41,9 +41,10 @@ def batch_divides(job: TrainingJob) -> Failure | None:
 
 def metric_suits_the_task(job: TrainingJob) -> Failure | None:
     """A classifier has no perplexity, a language model no F1."""
-    metric, task = job.spec.evaluation.metric, job.spec.model.task
-    if metric is None or metric == "loss":
+    metric, model = job.spec.evaluation.metric, job.spec.model
+    if metric is None or metric == "loss" or model is None:
         return None
+    task = model.task
     name = metric.partition(":")[0]
     suits = {
         "SequenceClassification": CLASSIFICATION,

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lmops.api.dataset import Source, TestRows, TrainRows
-from lmops.api.trainingjob import TrainingJobSpec
+from lmops.api.trainingjob import RecipeSpec
 from lmops_trainer.data.clean import Keys, decide, normalised, out_of_bounds
 from lmops_trainer.data.labels import Labels
 from lmops_trainer.data.rows import Row
@@ -91,7 +91,7 @@ class _Read:
 class Assembly:
     """Reads, cleans and splits by one spec."""
 
-    def __init__(self, spec: TrainingJobSpec, scratch: Path, report: Callable[[int, int], None]) -> None:
+    def __init__(self, spec: RecipeSpec, scratch: Path, report: Callable[[int, int], None]) -> None:
         self.dataset = spec.dataset
         self.task = spec.model.task
         self.labelled = spec.model.task == "SequenceClassification"

@@ -13,7 +13,7 @@ HEALS = 3
 """How often torchrun may replace lost ranks in place, before the attempt is over."""
 
 
-def render(job: TrainingJob, metadata: Manifest, template: Manifest) -> Manifest:
+def render(job: TrainingJob, metadata: Manifest, template: Manifest, held: bool = False) -> Manifest:
     """The workload of one attempt. A single node is a Master alone: it needs no rendezvous.
 
     `restartPolicy` is Never, so that a failed pod stays to be read and restarts have one owner, the operator.
@@ -35,7 +35,7 @@ def render(job: TrainingJob, metadata: Manifest, template: Manifest) -> Manifest
         "metadata": metadata,
         "spec": {
             "nprocPerNode": str(job.spec.resources.processes),
-            "runPolicy": {"cleanPodPolicy": "None"},
+            "runPolicy": {"cleanPodPolicy": "None", **({"suspend": True} if held else {})},
             **({"elasticPolicy": _rendezvous(job, metadata["name"])} if nodes > 1 else {}),
             "pytorchReplicaSpecs": {"Worker" if nodes > 1 else "Master": replicas},
         },
@@ -51,6 +51,11 @@ def _rendezvous(job: TrainingJob, run: str) -> Manifest:
         "maxReplicas": nodes,
         "maxRestarts": HEALS,
     }
+
+
+def is_held(child: Manifest) -> bool:
+    """Whether it is suspended, as before its queue admits it and after its queue has taken its place back."""
+    return bool(child["spec"].get("runPolicy", {}).get("suspend"))
 
 
 def read(child: Manifest) -> Manifest:
