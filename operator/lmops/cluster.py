@@ -49,6 +49,7 @@ RESOURCES = {
     "Job": Resource("batch/v1", "jobs"),
     "Pod": Resource("v1", "pods"),
     "Secret": Resource("v1", "secrets"),
+    "PersistentVolumeClaim": Resource("v1", "persistentvolumeclaims"),
     "Event": Resource("events.k8s.io/v1", "events"),
     "Lease": Resource("coordination.k8s.io/v1", "leases"),
     "TokenReview": Resource("authentication.k8s.io/v1", "tokenreviews", namespaced=False),

@@ -45,7 +45,7 @@ class Controller:
             self.refused.pop(key, None)
             return None
         kind = self.kinds[key.kind]
-        if kind.is_settled(owner, self.cache.observed(key)):
+        if kind.is_settled(owner, self.cache.observed(key), self.settings):
             self.cache.settle(key)
             return None
         try:
@@ -96,7 +96,13 @@ class Controller:
                 self.cache.forget(key, ref)
             else:
                 self.cache.take_as(key, found)
-        return replace(self.cache.observed(key), refused=self.refused.get(key, {}))
+        modes = await self._modes(key.namespace, kind.claims(resource))
+        return replace(self.cache.observed(key), refused=self.refused.get(key, {}), modes=modes)
+
+    async def _modes(self, namespace: str, claims: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+        """The access modes of the claims that are there."""
+        found = {claim: await self._read("PersistentVolumeClaim", namespace, claim) for claim in claims}
+        return {claim: tuple(there["spec"].get("accessModes", ())) for claim, there in found.items() if there}
 
     async def _carry_out(self, key: Key, owner: Manifest, observed: Observed, plan: Plan[Any]) -> dict[Ref, Refusal]:
         """The status first: it is written only onto the version that the plan was made for: a stale plan does nothing.

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from lmops.api import crd
 from lmops.plan import Manifest, Observed, Plan, Ref
 from lmops.settings import Settings
+from lmops.training import policies, status
 from lmops.training import reconcile as training
-from lmops.training import status
 
 Reconcile = Callable[[Any, Observed, datetime, Settings], Plan[Any]]
 
@@ -25,8 +25,10 @@ class Kind(NamedTuple):
     """The kinds that it creates."""
     expected: Callable[[Any], tuple[Ref, ...]]
     """The children that its status says are there."""
-    is_settled: Callable[[Manifest, Observed], bool]
+    is_settled: Callable[[Manifest, Observed, Settings], bool]
     """Whether nothing will happen any more, told from the bare manifest: most resources of a cluster have ended."""
+    claims: Callable[[Any], tuple[str, ...]]
+    """The claims whose access modes it wants to know."""
     reports: frozenset[str]
     """The fields of its status that others write, and no reconcile waits for."""
 
@@ -40,6 +42,7 @@ KINDS: dict[str, Kind] = {
         children=("Job", "PyTorchJob"),
         expected=status.expected,
         is_settled=training.is_settled,
+        claims=policies.shared_claims,
         reports=frozenset({"progress", "metrics", "display"}),
     ),
 }

@@ -102,7 +102,7 @@ class Program:
 
 
 def pod_template(program: Program, labels: dict[str, str], pod: PodSettings, settings: Settings) -> Manifest:
-    """A pod under the *restricted* standard: no root, no privileges, and of ours nothing writable but `/scratch` and volumes."""
+    """A pod under the *restricted* standard: no root and no privileges; ours write to `/scratch` and volumes alone."""
     claims = [
         {"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": claim}} for i, claim in enumerate(program.claims)
     ]

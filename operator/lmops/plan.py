@@ -46,11 +46,13 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True)
 class Observed:
-    """What is there: the children by reference, the pods of them all, and the children that were refused."""
+    """What is there: the children by reference, the pods of them all, the children that were refused, and volumes."""
 
     children: dict[Ref, Manifest] = field(default_factory=dict)
     pods: tuple[Manifest, ...] = ()
     refused: Mapping[Ref, Refusal] = field(default_factory=dict)
+    modes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The access modes of the claims that matter and are there."""
 
     @classmethod
     def of(cls, manifests: Iterable[Manifest]) -> Observed:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from builders import trainingjob
 from lmops.api import Resolved, Run, RunId
 from lmops.api.crd import KINDS, Schema, resource_schema
+from lmops.api.trainingjob import RecipeSpec
 from lmops.local.admission import Admitted, admit
 from lmops.local.documents import AdmissionError, read
 from lmops.local.home import Home
@@ -75,7 +76,48 @@ def settings_of(**fields: Any) -> Fields:
     return {"training": fields}
 
 
+def own(**fields: Any) -> Fields:
+    """A trainer of the user's own, without a model and data of ours."""
+    trainer = {"image": "registry.example/t:1", "command": ["torchrun", "t.py"], **fields}
+    return {"trainer": trainer, "model": None, "dataset": None}
+
+
+def env(name: str) -> Fields:
+    """A pod section with one variable."""
+    return {"pod": {"env": [{"name": name, "value": "1"}]}}
+
+
 CASES = [
+    Case("", "set model, or a trainer of your own", own(), {"model": None}),
+    Case("", "set dataset, or a trainer of your own", own(), {"dataset": None}),
+    Case("", "a trainer of your own brings its model: leave model out", own(), own() | model()),
+    Case("", "a trainer of your own reads its data itself: leave dataset out", own(), own() | data()),
+    Case(
+        "pod",
+        "labels that begin with lmops.dev/, training.kubeflow.org/, batch.kubernetes.io/, kueue.x-k8s.io/"
+        " are set by controllers",
+        {"pod": {"labels": {"team": "nlp", "x.example/lmops.dev": "a"}}},
+        {"pod": {"labels": {"team": "nlp", "lmops.dev/job": "other"}}},
+    ),
+    Case(
+        "pod",
+        "annotations that begin with lmops.dev/, training.kubeflow.org/, batch.kubernetes.io/, kueue.x-k8s.io/"
+        " are set by controllers",
+        {"pod": {"annotations": {"sidecar.istio.io/inject": "false"}}},
+        {"pod": {"annotations": {"kueue.x-k8s.io/podset": "x"}}},
+    ),
+    Case(
+        "pod.env[0]",
+        "variables that begin with LMOPS_, PET_, TORCHELASTIC_, KUBEFLOW_TRAINER_ are the runtime's own",
+        env("NCCL_DEBUG"),
+        env("PET_NNODES"),
+    ),
+    Case(
+        "pod.env[0]",
+        "put it into a Secret, and name that in credentials.secretName",
+        env("TOKENIZERS_PARALLELISM"),
+        env("HF_TOKEN"),
+    ),
     Case(
         "model",
         "a model from an architecture needs a tokenizer",
@@ -216,8 +258,14 @@ EDITS: dict[str, Fields] = {
     "retry": {"retry": {"restarts": 0}},
     "output": {"output": {"uri": "pvc://models/other"}},
     "credentials": {"credentials": {"secretName": "hub"}},
+    "trainer": own(command=["torchrun", "other.py"]),
+    "pod": {"pod": {"priorityClassName": "high"}},
+    "queueName": {"queueName": "gpu"},
+    "ttlSecondsAfterFinished": {"ttlSecondsAfterFinished": 60},
 }
 """A section of a spec, and an edit of it or, where there was none, its addition."""
+BEFORE = {"trainer": own()}
+"""What the job was before its edit, where that is not the ordinary one."""
 
 
 def unchanging(field: str) -> str:
@@ -232,7 +280,7 @@ def admitted(folder: Path, sections: Fields) -> Admitted:
         "apiVersion": "lmops.dev/v1alpha1",
         "kind": "TrainingJob",
         "metadata": {"name": "reviews"},
-        "spec": spec,
+        "spec": {section: value for section, value in spec.items() if value is not None},
     }
     (folder / "reviews.yaml").write_text(yaml.safe_dump(resource))
     return admit(read([str(folder / "reviews.yaml")]), Home(folder / "home"), [])
@@ -266,7 +314,9 @@ def test_no_rule_is_without_a_case() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_spec_that_breaks_a_rule_is_refused_in_its_words(tmp_path: Path, case: Case) -> None:
-    assert refused(tmp_path, case.broken) == [f"spec.{case.place}: {case.message}"]
+    place = ".".join(filter(None, ("spec", case.place)))
+
+    assert refused(tmp_path, case.broken) == [f"{place}: {case.message}"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -276,7 +326,7 @@ def test_a_spec_that_keeps_a_rule_is_admitted(tmp_path: Path, case: Case) -> Non
 
 @pytest.mark.parametrize("field", EDITS)
 def test_a_job_that_exists_keeps_its_settings(tmp_path: Path, field: str) -> None:
-    (manifest,) = admitted(tmp_path, {}).resources
+    (manifest,) = admitted(tmp_path, BEFORE.get(field, {})).resources
     Home(tmp_path / "home").folder("default", "TrainingJob", "reviews").apply(manifest, now())
 
     assert refused(tmp_path, EDITS[field]) == [f"spec: {unchanging(field)}"]
@@ -325,7 +375,7 @@ def test_a_document_holds_nothing_that_kubernetes_would_expand(word: str) -> Non
     spec = trainingjob(
         dataset={"train": {"uri": "pvc://data/a", "columns": {"text": word, "classes": {word: "<=0"}}}}
     ).spec
-    run = Run(spec=spec, run=RunId(job="reviews", uid="u-1", stage="prepare"), resolved=Resolved())
+    run = Run(spec=RecipeSpec.model_construct(**dict(spec)), run=RunId(job="reviews", uid="u-1", stage="prepare"), resolved=Resolved())
 
     assert "$" not in run.document()
     assert Run.model_validate_json(run.document()) == run

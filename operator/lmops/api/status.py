@@ -8,11 +8,13 @@ from pydantic import Field
 
 from lmops.api.base import Condition, Line, Report, Text, Time, Word
 
-Phase = Literal["Pending", "Preparing", "Running", "Restarting", "Evaluating", "Succeeded", "Failed", "Suspended"]
+Phase = Literal[
+    "Queued", "Pending", "Preparing", "Running", "Hung", "Restarting", "Evaluating", "Succeeded", "Failed", "Suspended",
+]  # fmt: skip
 Stage = Literal["prepare", "train", "evaluate"]
 FailureClass = Literal[
     "Data", "Model", "Settings", "Diverged", "OutOfMemory", "Disk", "Volume", "Credentials", "Deadline", "Code",
-    "Communication", "WorkerLost", "NodeLost", "Preempted",
+    "Communication", "Hung", "WorkerLost", "NodeLost", "Preempted", "Image", "Unschedulable",
 ]  # fmt: skip
 Figures = Annotated[dict[Word, float], Field(max_length=256)]
 
@@ -51,6 +53,8 @@ class RunRecord(Report):
     """The step of its last complete checkpoint."""
     started_at: Time | None = None
     """When its first pod ran."""
+    gathered_at: Time | None = None
+    """When the last of its pods was created, once all of them ran: a newer pod stands for one that was lost."""
     finished_at: Time | None = None
     """When its end was recorded."""
     evidence: Annotated[list[Line], Field(max_length=20)] = []
@@ -114,6 +118,8 @@ class RunProgress(Report):
     """The step of the last complete checkpoint."""
     updated_at: Time | None = None
     """When it was reported."""
+    moved_at: Time | None = None
+    """When it last reported more than before."""
 
 
 class Progress(Report):

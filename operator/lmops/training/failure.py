@@ -39,9 +39,16 @@ CLASSES: dict[FailureClass, Policy] = {
     "Deadline": Policy("fails", "The job worked longer than it may.", "Raise retry.deadlineSeconds."),
     "Code": Policy("fails", "The program failed.", "The evidence shows where; please report it."),
     "Communication": Policy("restarts", "The processes lost each other.", "Look at the network between the nodes."),
+    "Hung": Policy(
+        "restarts", "All processes run, and no step is made.", "Raise retry.hungAfterSeconds if a step takes so long."
+    ),
     "WorkerLost": Policy("restarts", "A process was killed from outside.", "Look at the node's own log."),
     "NodeLost": Policy("restarts", "A node went away.", "Nothing, unless it happens again."),
     "Preempted": Policy("resumes", "The run was stopped from outside, in order.", "Nothing."),
+    "Image": Policy("fails", "An image cannot be had.", "Check the image's name and pod.imagePullSecrets."),
+    "Unschedulable": Policy(
+        "fails", "No node takes a pod.", "Ask for less in resources, or look at pod.nodeSelector and pod.tolerations."
+    ),
 }
 
 LOG_SIGNS: tuple[tuple[str, FailureClass, str], ...] = (

@@ -9,17 +9,18 @@ from collections.abc import Callable
 
 from lmops.api import Failure, TrainingJob
 from lmops.api.run import LIMIT
+from lmops.plan import Observed
 from lmops.training.failure import failure
-from lmops.training.stages import document
+from lmops.training.stages import document, mounted
 
 REPORT = 8 * 1024
 """Bytes of a document that are kept free for what earlier stages will have made."""
 CLASSIFICATION = ("accuracy", "precision", "recall", "f1", "mcc")
 
 
-def refusal(job: TrainingJob) -> Failure | None:
+def refusal(job: TrainingJob, observed: Observed) -> Failure | None:
     """The first policy that the job does not meet."""
-    return next((found for policy in POLICIES if (found := policy(job))), None)
+    return next((found for policy in POLICIES if (found := policy(job))), None) or volumes_are_shared(job, observed)
 
 
 def batch_divides(job: TrainingJob) -> Failure | None:
@@ -76,6 +77,8 @@ def precision_needs_an_accelerator(job: TrainingJob) -> Failure | None:
 
 def document_fits(job: TrainingJob) -> Failure | None:
     """The runtime gets the spec as one argument of its process."""
+    if job.spec.trainer:
+        return None
     size = len(document(job, "prepare", 0).encode()) + REPORT
     if size <= LIMIT:
         return None
@@ -85,6 +88,29 @@ def document_fits(job: TrainingJob) -> Failure | None:
         f"The spec is {size // 1024} KiB long, and a process can be told {LIMIT // 1024} KiB.",
         remedy="Name folders or globs instead of single files.",
     )
+
+
+def volumes_are_shared(job: TrainingJob, observed: Observed) -> Failure | None:
+    """Pods that run at once need volumes that can be mounted by all of them. Claims that are not there yet may come."""
+    alone = [claim for claim in shared_claims(job) if claim in observed.modes and not _is_shared(observed, claim)]
+    if not alone:
+        return None
+    named = " and ".join(alone)
+    return failure(
+        "Volume",
+        "VolumeNotShared",
+        f"{job.spec.resources.nodes} nodes mount {named}, which is not ReadWriteMany.",
+        remedy="Use a claim with access mode ReadWriteMany, or set resources.nodes to 1.",
+    )
+
+
+def shared_claims(job: TrainingJob) -> tuple[str, ...]:
+    """The claims whose access modes matter: nothing has run yet, and several pods will run at once."""
+    return tuple(mounted(job)) if job.spec.resources.nodes > 1 and not job.status.runs else ()
+
+
+def _is_shared(observed: Observed, claim: str) -> bool:
+    return not {"ReadWriteMany", "ReadOnlyMany"}.isdisjoint(observed.modes[claim])
 
 
 POLICIES: tuple[Callable[[TrainingJob], Failure | None], ...] = (

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from lmops.api import Failure, TrainingJob, TrainingJobStatus
+from lmops.api import Failure, RunRecord, TrainingJob, TrainingJobStatus
 from lmops.api.status import Phase, Stage
 from lmops.plan import Event, Manifest, Observed, Ref, Refusal
 from lmops.plan import Plan as AnyPlan
 from lmops.settings import Settings
 from lmops.training import status
 from lmops.training.failure import CLASSES, failure
+from lmops.training.group import has_ended, pods_of
 from lmops.training.policies import refusal as refused
-from lmops.training.runs import Active, Done, Finished, Leaving, Lost, State, Wanted, last, look, pods_of, uncounted
-from lmops.training.stages import STAGES, manifest, ref
+from lmops.training.runs import (
+    Active,
+    Done,
+    Finished,
+    Leaving,
+    Lost,
+    Queued,
+    State,
+    Wanted,
+    end_of,
+    last,
+    look,
+    uncounted,
+)
+from lmops.training.stages import manifest, queue_of, ref, stages
+from lmops.training.standstill import Standstill
 from lmops.training.status import Standing, told
 
 Plan = AnyPlan[TrainingJobStatus]
@@ -24,8 +40,8 @@ WORKING: dict[Stage, Phase] = {"prepare": "Preparing", "train": "Running", "eval
 def reconcile(job: TrainingJob, observed: Observed, now: datetime, settings: Settings) -> Plan:
     """The whole decision: refuse, stop, or move the first unfinished stage one step; or report the end."""
     if job.status.phase in status.ENDED:
-        return Plan(status=job.status, delete=left_over(job.status.phase, observed))
-    if not job.status.runs and (refusal := refused(job)):
+        return tidied(job, observed, now, settings)
+    if not job.status.runs and (refusal := refused(job, observed)):
         return failed(job, refusal, now, accepted=False)
     stage, state = unfinished(job, observed, now)
     if overtime := deadline(job, _worked_until(state, now)):
@@ -37,8 +53,10 @@ def reconcile(job: TrainingJob, observed: Observed, now: datetime, settings: Set
             return withheld(job, stage, attempt, reason, now, settings)
         case Wanted(attempt):
             return begun(job, stage, attempt, now, settings)
+        case Queued():
+            return queued(job, stage, state, now, settings)
         case Active():
-            return active(job, stage, state, now)
+            return active(job, stage, state, now, settings)
         case Done():
             return done(job, stage, state, now)
         case Lost():
@@ -49,29 +67,42 @@ def reconcile(job: TrainingJob, observed: Observed, now: datetime, settings: Set
             return Plan(status=job.status)
 
 
-def is_settled(job: Manifest, observed: Observed) -> bool:
+def is_settled(job: Manifest, observed: Observed, settings: Settings) -> bool:
     """Whether a job has ended and nothing of it is left to do. It takes the bare manifest: most jobs have ended."""
     phase = job.get("status", {}).get("phase")
-    return phase in status.ENDED and not left_over(phase, observed)
+    ttl = job["spec"].get("ttlSecondsAfterFinished", settings.defaults.ttl_seconds_after_finished)
+    has_time = ttl is None or not observed.children
+    return phase in status.ENDED and has_time and not left_over(phase, observed)
 
 
-def left_over(phase: Phase, observed: Observed) -> tuple[Ref, ...]:
-    """The children whose pods still run although the job has failed. Pods that have ended stay to be looked at."""
+def tidied(job: TrainingJob, observed: Observed, now: datetime, settings: Settings) -> Plan:
+    """A job that has ended: what would still run is stopped, and what has had its time is removed."""
+    ttl, ended = job.spec.ttl_seconds_after_finished, job.status.completion_time
+    ttl = settings.defaults.ttl_seconds_after_finished if ttl is None else ttl
+    if ttl is None or ended is None or not observed.children:
+        return Plan(status=job.status, delete=left_over(job.status.phase, observed))
+    left = ended + timedelta(seconds=ttl) - now
+    if left > timedelta(0):
+        return Plan(status=job.status, delete=left_over(job.status.phase, observed), again=left)
+    return Plan(status=job.status, delete=tuple(observed.children))
+
+
+def left_over(phase: Phase | None, observed: Observed) -> tuple[Ref, ...]:
+    """The children that would run on although the job has failed. Pods that have ended stay to be looked at."""
     if phase != "Failed":
         return ()
-    return tuple(
-        ref
-        for ref in observed.children
-        if any(pod["status"].get("phase") == "Running" for pod in pods_of(observed, ref.name))
-    )
+    return tuple(ref for ref, child in observed.children.items() if _would_run(child, pods_of(observed, ref.name)))
+
+
+def _would_run(child: Manifest, pods: list[Manifest]) -> bool:
+    return not all(map(has_ended, pods)) if pods else not end_of(child)
 
 
 def unfinished(job: TrainingJob, observed: Observed, now: datetime) -> tuple[Stage, State]:
     """The first stage without a result, and where it stands."""
-    states = ((stage, look(job, stage, observed, now)) for stage in STAGES)
-    return next(
-        ((stage, state) for stage, state in states if not isinstance(state, Finished)), (STAGES[-1], Finished())
-    )
+    every = stages(job)
+    states = ((stage, look(job, stage, observed, now)) for stage in every)
+    return next(((stage, state) for stage, state in states if not isinstance(state, Finished)), (every[-1], Finished()))
 
 
 def begun(job: TrainingJob, stage: Stage, attempt: int, now: datetime, settings: Settings) -> Plan:
@@ -111,26 +142,78 @@ def withheld(job: TrainingJob, stage: Stage, attempt: int, why: Refusal, now: da
     )
 
 
-def active(job: TrainingJob, stage: Stage, state: Active, now: datetime) -> Plan:
-    """Reports how many pods run, or what they wait for."""
-    row = status.row(job, stage, state.attempt)
-    first = state.running > 0 and row.state == "Pending"
-    if first:
-        row = row.model_copy(update={"state": "Running", "started_at": state.since or now})
-    up = state.running > 0 or row.state == "Running"
-    phase = WORKING[stage] if up else _pending(job, stage)
-    message = state.waiting if state.waiting else f"{state.running} of {state.wanted} pods run."
-    reason = WORKING[stage] if up else "Pending"
-    shown = _shown(job, phase, state.waiting)
-    standing = Standing(phase, reason, message, display=shown, running=state.running, wanted=state.wanted)
-    healthy = {"failure": None} if up and state.running == state.wanted else {}
+def queued(job: TrainingJob, stage: Stage, state: Queued, now: datetime, settings: Settings) -> Plan:
+    """Says which queue holds an attempt back. That may take as long as it likes: no deadline counts it."""
+    name, queue = ref(job, stage, state.attempt).name, queue_of(job, settings)
+    place = f"waits in queue {queue}" if queue else "is suspended, though not by spec.suspend"
+    standing = Standing("Queued", "Queued", f"{name} {place}.", display=place, wanted=_wanted(job, stage))
+    first = job.status.phase != "Queued"
+    events = (Event("Normal", "Queued", f"{name} {place}"),) if first else ()
+    return Plan(status=told(job, standing, now), events=events)
+
+
+def active(job: TrainingJob, stage: Stage, state: Active, now: datetime, settings: Settings) -> Plan:
+    """Reports how many pods run, or what they wait for; what waits or stands still for too long has failed."""
+    row = _ran(status.row(job, stage, state.attempt), state, now)
+    if (blocked := state.blocked) and (limit := _patience(job, blocked.failure, settings)) is not None:
+        if now >= blocked.since + limit:
+            return expired(job, stage, state, blocked.failure, now)
+        state = replace(state, again=_soonest(state.again, blocked.since + limit - now))
+    still = Standstill.of(job, row, state, settings)
+    if still and (why := still.failure(now)):
+        checkpoint = _saved(job, stage, state)
+        return lost(job, stage, Lost(state.attempt, why, checkpoint), now, settings)
+    standing = hung(job, state, still) if still and still.is_long(now) else _at_work(job, stage, state, row)
+    if edited := _edited(ref(job, stage, state.attempt), state):
+        standing = replace(standing, message=f"{standing.message} {edited}")
+    up = standing.phase not in ("Pending", "Restarting")
+    healthy = {"failure": None} if up and standing.phase != "Hung" and state.running == state.wanted else {}
     return Plan(
         status=told(job, standing, now, runs=status.entered(job.status.runs, row), **healthy),
-        events=(Event("Normal", "Started", f"{row.name} runs on {state.running} of {state.wanted} pods"),)
-        if first
-        else (),
-        again=_soonest(state.again, _until_deadline(job, now)),
+        events=tuple(_news(job, row, standing, state, edited)),
+        again=_soonest(state.again, _until_deadline(job, now), still.look_again(now) if still else None),
     )
+
+
+def _ran(row: RunRecord, state: Active, now: datetime) -> RunRecord:
+    """The row of an attempt with what its pods add: that one of them ran, and that all of them did."""
+    if state.running and row.state == "Pending":
+        row = row.model_copy(update={"state": "Running", "started_at": state.since or now})
+    if state.gathered and row.gathered_at is None:
+        row = row.model_copy(update={"gathered_at": state.gathered})
+    return row
+
+
+def _at_work(job: TrainingJob, stage: Stage, state: Active, row: RunRecord) -> Standing:
+    up = row.state == "Running"
+    phase = WORKING[stage] if up else _pending(job, stage)
+    message = state.waiting if state.waiting else f"{state.running} of {state.wanted} pods run."
+    shown = _shown(job, phase, state.waiting)
+    reason = WORKING[stage] if up else "Pending"
+    return Standing(phase, reason, message, display=shown, running=state.running, wanted=state.wanted)
+
+
+def hung(job: TrainingJob, state: Active, still: Standstill) -> Standing:
+    """All pods run, and nothing moves."""
+    return Standing(
+        "Hung", "NoProgress", f"{still.told} It is restarted at {still.ends:%H:%M:%S} UTC.",
+        display=f"NoProgress: {still.told}"[:120], running=state.running, wanted=state.wanted,
+    )  # fmt: skip
+
+
+def _edited(this: Ref, state: Active) -> str:
+    """An edited workload is reported, and never repaired: Kueue and people may have their reasons."""
+    return f"{this.kind} {this.name} was edited by {', '.join(state.edited_by)}." if state.edited_by else ""
+
+
+def _news(job: TrainingJob, row: RunRecord, standing: Standing, state: Active, edited: str) -> Iterator[Event]:
+    """What has changed since the last look."""
+    if row.state == "Running" and status.row(job, row.stage, row.attempt).state == "Pending":
+        yield Event("Normal", "Started", f"{row.name} runs on {state.running} of {state.wanted} pods")
+    if standing.phase == "Hung" and job.status.phase != "Hung":
+        yield Event("Warning", standing.reason, standing.message)
+    if edited and not any(edited in condition.message for condition in job.status.conditions):
+        yield Event("Warning", "Edited", edited)
 
 
 def done(job: TrainingJob, stage: Stage, state: Done, now: datetime) -> Plan:
@@ -142,11 +225,11 @@ def done(job: TrainingJob, stage: Stage, state: Done, now: datetime) -> Plan:
     row = row.model_copy(update={"started_at": row.started_at or ended})
     changes = {
         "runs": status.entered(job.status.runs, row),
-        "progress": status.finished(job.status.progress, row.name, stage, state.attempt),
+        "progress": status.finished(job, stage, state.attempt),
         "failure": None,
         **status.results(state.result),
     }
-    if stage != STAGES[-1]:
+    if stage != stages(job)[-1]:
         standing = Standing(WORKING[stage], "StageCompleted", f"{row.name} has left its result.")
         return Plan(
             status=told(job, standing, now, **changes),
@@ -185,6 +268,7 @@ def lost(job: TrainingJob, stage: Stage, state: Lost, now: datetime, settings: S
         return failed(recorded, spent, now)
     count = f"restart {restarts} of {job.spec.retry.restarts}" if not uncounted(why) else "goes on"
     at = f" from step {state.checkpoint}" if state.checkpoint is not None else ""
+    at += _steps_lost(job, row)
     standing = Standing(
         "Restarting", why.reason, f"{why.message} {count.capitalize()}{at}.", display=f"{why.reason}: {count}{at}"
     )
@@ -210,7 +294,7 @@ def suspended(job: TrainingJob, stage: Stage, state: State, now: datetime) -> Pl
     )
     if isinstance(state, Done):
         return done(job, stage, state, now)
-    if isinstance(state, Active | Lost):
+    if isinstance(state, Active | Lost | Queued):
         saved = _saved(job, stage, state)
         row = status.row(job, stage, state.attempt).model_copy(
             update={"state": "Stopped", "reason": "Suspended", "finished_at": now, "checkpoint": saved}
@@ -233,10 +317,10 @@ def failed(job: TrainingJob, why: Failure, now: datetime, accepted: bool = True)
 
 
 def expired(job: TrainingJob, stage: Stage, state: State, why: Failure, now: datetime) -> Plan:
-    """A job past its deadline: what runs is stopped, and the job has failed."""
-    if isinstance(state, Done) and stage == STAGES[-1]:
+    """A job past a limit of its time: what runs is stopped, and the job has failed."""
+    if isinstance(state, Done) and stage == stages(job)[-1]:
         return done(job, stage, state, now)
-    if not isinstance(state, Active | Lost):
+    if not isinstance(state, Active | Lost | Queued):
         return failed(job, why, now)
     saved = _saved(job, stage, state)
     kept = f" The checkpoint of step {saved} is kept." if saved is not None else ""
@@ -260,6 +344,13 @@ def deadline(job: TrainingJob, now: datetime) -> Failure | None:
 def _worked_until(state: State, now: datetime) -> datetime:
     """When the last work was done: what has ended works no longer, however late that is noticed."""
     return (state.ended if isinstance(state, Done | Lost) else None) or now
+
+
+def _steps_lost(job: TrainingJob, row: RunRecord) -> str:
+    """What has to be done again, where that is known."""
+    progress = job.status.progress.runs.get(row.name)
+    steps = (progress.step or 0) - (row.checkpoint or 0) if progress and row.stage == "train" else 0
+    return f", {steps} step{'s' if steps > 1 else ''} lost" if steps > 0 else ""
 
 
 def _until_deadline(job: TrainingJob, now: datetime) -> timedelta | None:
@@ -290,7 +381,13 @@ def _spent(job: TrainingJob, stage: Stage, why: Failure, restarts: int, settings
     return why.model_copy(update={"message": message, "remedy": remedy})
 
 
-def _saved(job: TrainingJob, stage: Stage, state: Active | Lost) -> int | None:
+def _patience(job: TrainingJob, why: Failure, settings: Settings) -> timedelta | None:
+    """How long a pod may wait for what it lacks: for a node or a Secret as long as it takes, if nobody has said."""
+    seconds = job.spec.retry.pending_seconds or (settings.image_pull_seconds if why.class_ == "Image" else None)
+    return timedelta(seconds=seconds) if seconds else None
+
+
+def _saved(job: TrainingJob, stage: Stage, state: Active | Lost | Queued) -> int | None:
     if isinstance(state, Lost):
         return state.checkpoint
     progress = job.status.progress.runs.get(ref(job, stage, state.attempt).name)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from lmops.api import Failure, Result, RunRecord, TrainingJob
+from lmops.api import Ending, Failure, Result, RunRecord, TrainingJob
 from lmops.api.base import GROUP
 from lmops.api.status import Stage
 from lmops.plan import Manifest, Observed, Ref, Refusal
+from lmops.training import group
 from lmops.training.backends import pytorchjob
-from lmops.training.failure import CLASSES, ending_of, failure, failure_of, terminated_of
+from lmops.training.failure import CLASSES, ending_of, failure, failure_of
+from lmops.training.group import Blocked, pods_of
 from lmops.training.stages import ref
 
 RESULT_WITHIN = timedelta(seconds=60)
 """How long after its end a run's result may take to be seen."""
-OVERDUE = timedelta(minutes=2)
-"""How long after its grace a pod may stay on a node that no longer answers."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,13 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Queued:
+    """The attempt is there, and held back until its queue admits it."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
 class Active:
     """The attempt is there: pods run, or wait for something."""
 
@@ -51,6 +58,13 @@ class Active:
     wanted: int
     waiting: str = ""
     since: datetime | None = None
+    """When the first pod ran."""
+    gathered: datetime | None = None
+    """When the last pod was created, where all of them run."""
+    blocked: Blocked | None = None
+    """What a pod waits for in vain."""
+    edited_by: tuple[str, ...] = ()
+    """Who has changed the child since it was created."""
     again: timedelta | None = None
 
 
@@ -74,7 +88,7 @@ class Leaving:
     again: timedelta = timedelta(seconds=5)
 
 
-State = Finished | Done | Wanted | Active | Lost | Leaving
+State = Finished | Done | Wanted | Queued | Active | Lost | Leaving
 
 
 def look(job: TrainingJob, stage: Stage, observed: Observed, now: datetime) -> State:
@@ -87,22 +101,20 @@ def look(job: TrainingJob, stage: Stage, observed: Observed, now: datetime) -> S
     pods = pods_of(observed, ref(job, stage, attempt).name)
     if row and row.attempt == attempt and row.state in ("Failed", "Stopped"):
         return _leaving(ref(job, stage, attempt), child, pods, attempt, now)
+    current = row if row and row.attempt == attempt else None
     if child is None:
-        if row and row.attempt == attempt and row.state == "Running":
-            return Lost(attempt, _deleted(ref(job, stage, attempt)), reached(job, row.name))
+        if current and current.state == "Running":
+            return Lost(attempt, _deleted(ref(job, stage, attempt)), reached(job, current.name))
         return Wanted(attempt, observed.refused.get(ref(job, stage, attempt)))
-    return _read(job, child, pods, attempt, now)
+    if is_held(child) and not pods:
+        has_run = current is not None and current.state == "Running"
+        return Lost(attempt, _returned(Ref.of(child)), reached(job, Ref.of(child).name)) if has_run else Queued(attempt)
+    return _read(job, child, pods, attempt, current, now)
 
 
 def last(runs: list[RunRecord], stage: Stage) -> RunRecord | None:
     """The ledger's last row of a stage."""
     return max((run for run in runs if run.stage == stage), key=lambda run: run.attempt, default=None)
-
-
-def pods_of(observed: Observed, run: str) -> list[Manifest]:
-    """The pods of a run, in the order of their names."""
-    mine = [pod for pod in observed.pods if pod["metadata"].get("labels", {}).get(f"{GROUP}/run") == run]
-    return sorted(mine, key=lambda pod: pod["metadata"]["name"])
 
 
 def uncounted(failure: Failure) -> bool:
@@ -120,42 +132,65 @@ def _attempts(job: TrainingJob, stage: Stage, observed: Observed) -> list[int]:
 
 
 def _leaving(this: Ref, child: Manifest | None, pods: list[Manifest], attempt: int, now: datetime) -> Leaving | Wanted:
-    staying = [pod for pod in pods if not _overdue(pod, now)]
+    staying = [pod for pod in pods if not group.is_overdue(pod, now)]
     gone_with_its_node = child is not None and bool(pods) and not staying and "deletionTimestamp" in child["metadata"]
     if (child is None or gone_with_its_node) and not staying:
         return Wanted(attempt + 1)
     return Leaving(attempt, (this,) if child and "deletionTimestamp" not in child["metadata"] else ())
 
 
-def _overdue(pod: Manifest, now: datetime) -> bool:
-    deletion = pod["metadata"].get("deletionTimestamp")
-    return deletion is not None and now > datetime.fromisoformat(deletion) + OVERDUE
-
-
 def _deleted(this: Ref) -> Failure:
     return failure("WorkerLost", "Deleted", f"{this.kind} {this.name} was deleted while it ran.", remedy="Nothing.")
 
 
-def _read(job: TrainingJob, child: Manifest, pods: list[Manifest], attempt: int, now: datetime) -> State:
+def _returned(this: Ref) -> Failure:
+    return failure("Preempted", "ReturnedToQueue", f"{this.kind} {this.name} had to give its place back to its queue.")
+
+
+def _read(
+    job: TrainingJob, child: Manifest, pods: list[Manifest], attempt: int, row: RunRecord | None, now: datetime
+) -> State:
     """An attempt that the ledger does not call ended, read from what it left and what it runs."""
     endings = [ending for pod in pods if (ending := ending_of(pod)) and ending.attempt == attempt]
     checkpoint = max(
         (e.checkpoint for e in endings if e.checkpoint is not None), default=reached(job, child["metadata"]["name"])
     )
-    if result := next((e.result for e in endings if e.result), None):
-        return Done(attempt, result, checkpoint, _ended(pods))
-    if failures := [f for pod in pods if (f := failure_of(pod))]:
-        return Lost(attempt, min(failures, key=_consequence), checkpoint, _ended(pods))
+    if result := _result(job, child, pods, endings):
+        return Done(attempt, result, checkpoint, group.ended(pods))
+    if why := _what_ended_it(job, child, pods, row, now):
+        return Lost(attempt, why, checkpoint, group.ended(pods))
     this = Ref.of(child)
-    if "deletionTimestamp" in child["metadata"]:
-        return Lost(attempt, _deleted(this), checkpoint)
-    end, active = end_of(child), _active(job, child, pods, attempt)
+    end, active = end_of(child), _active(job, child, pods, attempt, now)
     if not end or (end["type"] == "Succeeded" and active.running):
         return active
     left = RESULT_WITHIN - (now - datetime.fromisoformat(end.get("lastTransitionTime", now.isoformat())))
     if left > timedelta(0):  # what its pods say may come later than what its controller says
         return Active(attempt, active.running, active.wanted, "waiting for its result", again=left)
-    return Lost(attempt, _without_words(this, end), checkpoint, _ended(pods))
+    return Lost(attempt, _without_words(this, end), checkpoint, group.ended(pods))
+
+
+def _result(job: TrainingJob, child: Manifest, pods: list[Manifest], endings: list[Ending]) -> Result | None:
+    """What the attempt has made. A trainer of the user's own leaves no document: that all its pods ended well is it."""
+    if job.spec.trainer is None:
+        return next((ending.result for ending in endings if ending.result), None)
+    is_through = end_of(child).get("type") == "Succeeded" and not any(map(group.is_running, pods))
+    all_ended = len(pods) == _wanted(job, child) and all(pod["status"].get("phase") == "Succeeded" for pod in pods)
+    return Result() if is_through or all_ended else None
+
+
+def _what_ended_it(
+    job: TrainingJob, child: Manifest, pods: list[Manifest], row: RunRecord | None, now: datetime
+) -> Failure | None:
+    """Why an attempt is over: a pod failed, its child is to go, a node is silent, or a pod of the group is missing."""
+    if failures := [why for pod in pods if (why := failure_of(pod))]:
+        return min(failures, key=_consequence)
+    if "deletionTimestamp" in child["metadata"]:
+        return _deleted(Ref.of(child))
+    if silent := next((pod for pod in pods if group.is_overdue(pod, now)), None):
+        return failure("NodeLost", "NodeLost", f"The node of {silent['metadata']['name']} does not answer any more.")
+    if end_of(child).get("type") == "Succeeded":
+        return None
+    return group.lost(pods, _wanted(job, child), row.gathered_at if row else None)
 
 
 def _without_words(this: Ref, end: Manifest) -> Failure:
@@ -163,12 +198,6 @@ def _without_words(this: Ref, end: Manifest) -> Failure:
     if end["type"] == "Failed":
         return failure("WorkerLost", end.get("reason", "Failed"), end.get("message", ""))
     return failure("Code", "ResultMissing", f"{this.kind} {this.name} succeeded, but left no result.")
-
-
-def _ended(pods: list[Manifest]) -> datetime | None:
-    """When the last of them ended; `None` while one runs."""
-    ends = [str(terminated_of(pod).get("finishedAt") or "") for pod in pods]
-    return max(map(datetime.fromisoformat, ends)) if ends and all(ends) else None
 
 
 def _consequence(failure: Failure) -> int:
@@ -182,6 +211,11 @@ def reached(job: TrainingJob, run: str) -> int | None:
     return progress.checkpoint if progress else None
 
 
+def is_held(child: Manifest) -> bool:
+    """Whether a child is suspended: its queue has not admitted it, or has taken its place back."""
+    return pytorchjob.is_held(child) if child["kind"] == pytorchjob.KIND else bool(child["spec"].get("suspend"))
+
+
 def end_of(child: Manifest) -> Manifest:
     """The condition that ended a child, `{}` while it goes on."""
     if child["kind"] == pytorchjob.KIND:
@@ -191,30 +225,21 @@ def end_of(child: Manifest) -> Manifest:
     return next(({**c, "type": ends[c["type"]]} for c in conditions if c["type"] in ends and c["status"] == "True"), {})
 
 
-def _active(job: TrainingJob, child: Manifest, pods: list[Manifest], attempt: int) -> Active:
-    running = [pod for pod in pods if pod["status"].get("phase") == "Running"]
-    wanted = job.spec.resources.nodes if child["kind"] == pytorchjob.KIND else 1
-    starts = [_started(pod) for pod in pods]
-    since = min((start for start in starts if start), default=None)
-    waiting = next((words for pod in pods if (words := _waiting(pod))), "" if pods else "waiting for its pods")
-    return Active(attempt, len(running), wanted, waiting, since)
+def _wanted(job: TrainingJob, child: Manifest) -> int:
+    return job.spec.resources.nodes if child["kind"] == pytorchjob.KIND else 1
 
 
-def _started(pod: Manifest) -> datetime | None:
-    state = (pod["status"].get("containerStatuses") or [{}])[0].get("state", {})
-    start = (state.get("running") or state.get("terminated") or {}).get("startedAt")
-    return datetime.fromisoformat(start) if start else None
-
-
-def _waiting(pod: Manifest) -> str:
-    """What a pod that does not run waits for, in the scheduler's or the kubelet's own words."""
-    status = pod["status"]
-    if status.get("phase") not in (None, "Pending"):
-        return ""
-    for condition in status.get("conditions", []):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"{condition.get('reason', 'Unschedulable')}: {condition.get('message', '')}"
-    waiting = (status.get("containerStatuses") or [{}])[0].get("state", {}).get("waiting")
-    if waiting:
-        return ": ".join(filter(None, (waiting.get("reason", ""), waiting.get("message", ""))))
-    return "ContainerCreating"
+def _active(job: TrainingJob, child: Manifest, pods: list[Manifest], attempt: int, now: datetime) -> Active:
+    running, wanted = sum(map(group.is_running, pods)), _wanted(job, child)
+    words = (": ".join(filter(None, group.waiting(pod))) for pod in pods)
+    return Active(
+        attempt,
+        running,
+        wanted,
+        waiting=next(filter(None, words), "" if pods else "waiting for its pods"),
+        since=min(filter(None, map(group.started, pods)), default=None),
+        gathered=group.newest(pods) if running == wanted else None,
+        blocked=next(filter(None, map(group.blocked, pods)), None),
+        edited_by=tuple(child["metadata"].get("editors", ())),
+        again=min((left for pod in pods if (left := group.overdue_in(pod, now))), default=None),
+    )

@@ -10,7 +10,7 @@ from lmops.api import Failure, Result, RunRecord, TrainingJob, TrainingJobStatus
 from lmops.api.base import Condition
 from lmops.api.status import Display, Phase, Progress, RunProgress, Stage
 from lmops.plan import Ref
-from lmops.training.stages import DONE_AFTER, kind_of, ref
+from lmops.training.stages import kind_of, ref, share
 
 ENDED: frozenset[Phase] = frozenset({"Succeeded", "Failed"})
 LEDGER = 100
@@ -124,17 +124,18 @@ def started(progress: Progress, run: str, stage: Stage, attempt: int) -> Progres
     return progress.model_copy(update={"stage": stage, "runs": {**kept, run: begun}, "seconds_remaining": None})
 
 
-def finished(progress: Progress, run: str, stage: Stage, attempt: int) -> Progress:
+def finished(job: TrainingJob, stage: Stage, attempt: int) -> Progress:
     """The progress of a job whose run has left its result."""
+    progress, run = job.status.progress, ref(job, stage, attempt).name
     done = (progress.runs.get(run) or RunProgress(attempt=attempt)).model_copy(
         update={"percent": 100, "seconds_remaining": 0}
     )
-    last = DONE_AFTER[stage] == 100
+    percent = share(job, stage)[1]
     return progress.model_copy(
         update={
             "stage": stage,
-            "percent": DONE_AFTER[stage],
-            "seconds_remaining": 0 if last else None,
+            "percent": percent,
+            "seconds_remaining": 0 if percent == 100 else None,
             "runs": {**progress.runs, run: done},
         }
     )
