@@ -375,7 +375,11 @@ def test_a_document_holds_nothing_that_kubernetes_would_expand(word: str) -> Non
     spec = trainingjob(
         dataset={"train": {"uri": "pvc://data/a", "columns": {"text": word, "classes": {word: "<=0"}}}}
     ).spec
-    run = Run(spec=RecipeSpec.model_construct(**dict(spec)), run=RunId(job="reviews", uid="u-1", stage="prepare"), resolved=Resolved())
+    run = Run(
+        spec=RecipeSpec.model_construct(**dict(spec)),
+        run=RunId(job="reviews", uid="u-1", stage="prepare"),
+        resolved=Resolved(),
+    )
 
     assert "$" not in run.document()
     assert Run.model_validate_json(run.document()) == run

@@ -14,7 +14,11 @@ from lmops.settings import Defaults, Settings
 from lmops.training.reconcile import is_settled, reconcile
 
 TRAINING = Ref("PyTorchJob", "reviews-train-a0")
-OWN = {"trainer": {"image": "registry.example/t:1", "command": ["torchrun", "train.py"]}, "model": None, "dataset": None}
+OWN = {
+    "trainer": {"image": "registry.example/t:1", "command": ["torchrun", "train.py"]},
+    "model": None,
+    "dataset": None,
+}
 
 
 def training(settings: Settings = SETTINGS, **spec: object) -> World:

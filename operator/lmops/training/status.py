@@ -9,10 +9,13 @@ from typing import Any, Literal
 from lmops.api import Failure, Result, RunRecord, TrainingJob, TrainingJobStatus
 from lmops.api.base import Condition
 from lmops.api.status import Display, Phase, Progress, RunProgress, Stage
+from lmops.plan import Plan as AnyPlan
 from lmops.plan import Ref
 from lmops.training.stages import kind_of, ref, share
 
+Plan = AnyPlan[TrainingJobStatus]
 ENDED: frozenset[Phase] = frozenset({"Succeeded", "Failed"})
+WORKING: dict[Stage, Phase] = {"prepare": "Preparing", "train": "Running", "evaluate": "Evaluating"}
 LEDGER = 100
 """How many rows the ledger keeps; the oldest stopped and failed ones go first."""
 

@@ -1,0 +1,200 @@
+"""How an attempt or a whole job ends: with a result, a restart, a stop, a failure; and what is cleared away then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from lmops.api import Failure, RunRecord, TrainingJob
+from lmops.api.status import Phase, Stage
+from lmops.plan import Event, Manifest, Observed, Ref
+from lmops.settings import Settings
+from lmops.training import status
+from lmops.training.failure import CLASSES, failure
+from lmops.training.group import has_ended, pods_of
+from lmops.training.runs import Active, Done, Leaving, Lost, Queued, State, end_of, uncounted
+from lmops.training.stages import ref, stages
+from lmops.training.status import WORKING, Plan, Standing, told
+
+
+def tidied(job: TrainingJob, observed: Observed, now: datetime, settings: Settings) -> Plan:
+    """A job that has ended: what would still run is stopped, and what has had its time is removed."""
+    ttl, ended = job.spec.ttl_seconds_after_finished, job.status.completion_time
+    ttl = settings.defaults.ttl_seconds_after_finished if ttl is None else ttl
+    if ttl is None or ended is None or not observed.children:
+        return Plan(status=job.status, delete=left_over(job.status.phase, observed))
+    left = ended + timedelta(seconds=ttl) - now
+    if left > timedelta(0):
+        return Plan(status=job.status, delete=left_over(job.status.phase, observed), again=left)
+    return Plan(status=job.status, delete=tuple(observed.children))
+
+
+def left_over(phase: Phase | None, observed: Observed) -> tuple[Ref, ...]:
+    """The children that would run on although the job has failed. Pods that have ended stay to be looked at."""
+    if phase != "Failed":
+        return ()
+    return tuple(ref for ref, child in observed.children.items() if _would_run(child, pods_of(observed, ref.name)))
+
+
+def _would_run(child: Manifest, pods: list[Manifest]) -> bool:
+    return not all(map(has_ended, pods)) if pods else not end_of(child)
+
+
+def done(job: TrainingJob, stage: Stage, state: Done, now: datetime) -> Plan:
+    """Records a result; the last one completes the job."""
+    ended = state.ended or now
+    row = status.row(job, stage, state.attempt).model_copy(
+        update={"state": "Succeeded", "finished_at": ended, "checkpoint": state.checkpoint, "reason": "Completed"}
+    )
+    row = row.model_copy(update={"started_at": row.started_at or ended})
+    changes = {
+        "runs": status.entered(job.status.runs, row),
+        "progress": status.finished(job, stage, state.attempt),
+        "failure": None,
+        **status.results(state.result),
+    }
+    if stage != stages(job)[-1]:
+        standing = Standing(WORKING[stage], "StageCompleted", f"{row.name} has left its result.")
+        return Plan(
+            status=told(job, standing, now, **changes),
+            events=(Event("Normal", "StageCompleted", f"{row.name} completed"),),
+            again=timedelta(0),
+        )
+    return completed(job, changes, now)
+
+
+def completed(job: TrainingJob, changes: dict[str, object], now: datetime) -> Plan:
+    """The end that was wanted: the model is published and measured."""
+    evaluation = job.status.model_copy(update=changes).evaluation
+    verdict = (evaluation.verdict if evaluation else None) or "The model is published."
+    shown = verdict[:120] if evaluation and evaluation.beats_baseline is False else ""
+    standing = Standing("Succeeded", "Completed", verdict, display=shown)
+    return Plan(status=told(job, standing, now, **changes), events=(Event("Normal", "Completed", verdict),))
+
+
+def lost(job: TrainingJob, stage: Stage, state: Lost, now: datetime, settings: Settings) -> Plan:
+    """Records why an attempt ended, before anything of it is deleted; then it is tried again, or the job has failed."""
+    why = state.failure
+    row = status.row(job, stage, state.attempt).model_copy(
+        update={
+            "state": "Stopped" if uncounted(why) else "Failed",
+            "reason": why.reason,
+            "message": why.message,
+            "evidence": why.evidence,
+            "checkpoint": state.checkpoint,
+            "finished_at": state.ended or now,
+        }
+    )
+    runs = status.entered(job.status.runs, row)
+    restarts = job.status.restarts + (0 if uncounted(why) else 1)
+    recorded = job.model_copy(update={"status": job.status.model_copy(update={"runs": runs})})
+    if spent := _spent(recorded, stage, why, restarts, settings):
+        return failed(recorded, spent, now)
+    count = f"restart {restarts} of {job.spec.retry.restarts}" if not uncounted(why) else "goes on"
+    at = f" from step {state.checkpoint}" if state.checkpoint is not None else ""
+    at += _steps_lost(job, row)
+    standing = Standing(
+        "Restarting", why.reason, f"{why.message} {count.capitalize()}{at}.", display=f"{why.reason}: {count}{at}"
+    )
+    return Plan(
+        status=told(recorded, standing, now, restarts=restarts, failure=why),
+        events=(Event("Warning", "Restarting", f"{why.reason}: {why.message} {count.capitalize()}{at}."),),
+        again=timedelta(0),
+    )
+
+
+def suspended(job: TrainingJob, stage: Stage, state: State, now: datetime) -> Plan:
+    """Ends the running attempt in order: its pods save a checkpoint when they are told to go."""
+    standing = Standing(
+        "Suspended", "Suspended", "spec.suspend is true; set it to false to go on.", display="suspended"
+    )
+    if isinstance(state, Done):
+        return done(job, stage, state, now)
+    if isinstance(state, Active | Lost | Queued):
+        saved = last_saved(job, stage, state)
+        row = status.row(job, stage, state.attempt).model_copy(
+            update={"state": "Stopped", "reason": "Suspended", "finished_at": now, "checkpoint": saved}
+        )
+        events = (Event("Normal", "Suspended", f"{row.name} is stopped"),)
+        runs = status.entered(job.status.runs, row)
+        return Plan(status=told(job, standing, now, runs=runs), events=events, again=timedelta(0))
+    if isinstance(state, Leaving):
+        return Plan(status=told(job, standing, now), delete=state.remains, again=state.again)
+    return Plan(status=told(job, standing, now))
+
+
+def failed(job: TrainingJob, why: Failure, now: datetime, accepted: bool = True) -> Plan:
+    """The end that was not wanted. Pods stay as they are, for whoever wants to look."""
+    standing = Standing("Failed", why.reason, f"{why.message} {why.remedy}".strip(), accepted, status.told_failure(why))
+    return Plan(
+        status=told(job, standing, now, failure=why),
+        events=(Event("Warning", why.reason, f"{why.message} {why.remedy}".strip()),),
+    )
+
+
+def expired(job: TrainingJob, stage: Stage, state: State, why: Failure, now: datetime) -> Plan:
+    """A job past a limit of its time: what runs is stopped, and the job has failed."""
+    if isinstance(state, Done) and stage == stages(job)[-1]:
+        return done(job, stage, state, now)
+    if not isinstance(state, Active | Lost | Queued):
+        return failed(job, why, now)
+    saved = last_saved(job, stage, state)
+    kept = f" The checkpoint of step {saved} is kept." if saved is not None else ""
+    plan = failed(job, why.model_copy(update={"message": why.message + kept}), now)
+    row = status.row(job, stage, state.attempt).model_copy(
+        update={"state": "Failed", "reason": why.reason, "finished_at": now, "checkpoint": saved}
+    )
+    recorded = plan.status.model_copy(update={"runs": status.entered(job.status.runs, row)})
+    return replace(plan, status=recorded, delete=(ref(job, stage, state.attempt),))
+
+
+def deadline(job: TrainingJob, state: State, now: datetime) -> Failure | None:
+    """Whether the job has worked longer than it may. What has ended works no longer, however late that is noticed."""
+    ended = state.ended if isinstance(state, Done | Lost) else None
+    left = until_deadline(job, ended or now)
+    if left is None or left > timedelta(0):
+        return None
+    allowed = job.spec.retry.deadline_seconds
+    return failure("Deadline", "DeadlineExceeded", f"The job has worked longer than the {allowed} s that it may.")
+
+
+def _steps_lost(job: TrainingJob, row: RunRecord) -> str:
+    """What has to be done again, where that is known."""
+    progress = job.status.progress.runs.get(row.name)
+    steps = (progress.step or 0) - (row.checkpoint or 0) if progress and row.stage == "train" else 0
+    return f", {steps} step{'s' if steps > 1 else ''} lost" if steps > 0 else ""
+
+
+def until_deadline(job: TrainingJob, now: datetime) -> timedelta | None:
+    allowed = job.spec.retry.deadline_seconds
+    return timedelta(seconds=allowed) - status.worked(job.status.runs, now) if allowed else None
+
+
+def _spent(job: TrainingJob, stage: Stage, why: Failure, restarts: int, settings: Settings) -> Failure | None:
+    """Why an attempt is the last: its failure would only repeat, or the budget is used up."""
+    if CLASSES[why.class_].then == "fails":
+        return why
+    if not uncounted(why):
+        allowed = job.spec.retry.restarts
+        if restarts <= allowed:
+            return None
+        spent = f" It was restarted {allowed} times, as often as retry.restarts allows." if allowed else ""
+        return why.model_copy(update={"message": why.message + spent})
+    mine = [run for run in job.status.runs if run.stage == stage and run.reason != "Suspended"]
+    rows = mine[-settings.stops_without_progress :]
+    stuck = len(rows) == settings.stops_without_progress and all(
+        run.state == "Stopped" and run.checkpoint == rows[0].checkpoint for run in rows
+    )
+    if not stuck:
+        return None
+    vain = " without a newer checkpoint" if stage == "train" else ""
+    message = f"The run was stopped {len(rows)} times in a row{vain}. {why.message}"
+    remedy = "Save checkpoints more often (checkpoint.every)." if stage == "train" else "Look at who stops its pods."
+    return why.model_copy(update={"message": message, "remedy": remedy})
+
+
+def last_saved(job: TrainingJob, stage: Stage, state: Active | Lost | Queued) -> int | None:
+    if isinstance(state, Lost):
+        return state.checkpoint
+    progress = job.status.progress.runs.get(ref(job, stage, state.attempt).name)
+    return progress.checkpoint if progress else None
