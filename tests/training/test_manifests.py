@@ -11,11 +11,51 @@ import pytest
 
 import schemas
 from builders import SETTINGS, trainingjob
+from lmops.api.pod import PodSettings
 from lmops.api.status import Stage
 from lmops.plan import Manifest
-from lmops.settings import Settings
+from lmops.settings import Defaults, Settings
 from lmops.training.stages import STAGES, manifest
 
+POD: dict[str, Any] = {
+    "labels": {"team": "nlp"},
+    "annotations": {"sidecar.istio.io/inject": "false"},
+    "nodeSelector": {"gpu": "h100"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
+            }
+        },
+        "podAntiAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {
+                    "weight": 10,
+                    "podAffinityTerm": {
+                        "labelSelector": {"matchLabels": {"team": "nlp"}},
+                        "topologyKey": "kubernetes.io/hostname",
+                    },
+                }
+            ]
+        },
+    },
+    "serviceAccountName": "trainer",
+    "imagePullSecrets": ["registry"],
+    "priorityClassName": "low",
+    "runtimeClassName": "nvidia",
+    "env": [{"name": "NCCL_DEBUG", "value": "INFO"}, {"name": "TMPDIR", "value": "/scratch/tmp"}],
+}
+OWN: dict[str, Any] = {
+    "model": None,
+    "dataset": None,
+    "trainer": {
+        "image": "registry.example/t:1",
+        "command": ["torchrun", "train.py", "--data", "$(LMOPS_VOLUMES)/corpus"],
+        "volumes": ["corpus"],
+    },
+    "resources": {"nodes": 2, "accelerator": {"perNode": 8}},
+}
 SPECS: dict[str, dict[str, Any]] = {
     "one node": {},
     "two nodes": {"resources": {"nodes": 2, "processesPerNode": 2}},
@@ -28,6 +68,10 @@ SPECS: dict[str, dict[str, Any]] = {
     "limits": {"resources": {"perNode": {"cpu": "1500m", "memory": "4Gi"}}},
     "numbers as limits": {"resources": {"perNode": {"cpu": 2, "memory": 4294967296}}},
     "workspace": {"workspace": {"uri": "pvc://work/a"}},
+    "queue": {"queueName": "gpu"},
+    "two nodes in a queue": {"queueName": "gpu", "resources": {"nodes": 2}},
+    "placement": {"pod": POD},
+    "a trainer of the user's own": OWN,
 }
 
 
@@ -289,3 +333,86 @@ def test_the_parents_own_labels_are_not_copied() -> None:
     child = manifest(job.model_copy(update={"metadata": tracked}), "prepare", 0, SETTINGS)
 
     assert {key.partition("/")[0] for key in child["metadata"]["labels"]} == {"lmops.dev"}
+
+
+def test_pods_run_where_the_job_says_and_carry_what_it_says() -> None:
+    child = manifest(trainingjob(pod=POD), "train", 0, SETTINGS)
+    (replicas,) = child["spec"]["pytorchReplicaSpecs"].values()
+    metadata, spec = replicas["template"]["metadata"], replicas["template"]["spec"]
+
+    assert metadata["labels"]["team"] == "nlp"
+    assert metadata["annotations"] == POD["annotations"]
+    placed = ("nodeSelector", "tolerations", "serviceAccountName", "priorityClassName", "runtimeClassName")
+    assert {name: spec[name] for name in placed} == {name: POD[name] for name in placed}
+    assert spec["affinity"]["nodeAffinity"] == {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}], "matchFields": []}
+            ]
+        },
+        "preferredDuringSchedulingIgnoredDuringExecution": [],
+    }
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    assert (environment(child)["NCCL_DEBUG"], environment(child)["TMPDIR"]) == ("INFO", "/scratch/tmp")
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_a_label_of_the_users_never_takes_the_place_of_ours() -> None:
+    pod = {"labels": {"team": "nlp"}}
+    settings = Settings(defaults=Defaults(pod=PodSettings(labels={"lmops.dev/run": "other"})))
+    (replicas,) = manifest(trainingjob(pod=pod), "train", 0, settings)["spec"]["pytorchReplicaSpecs"].values()
+
+    assert replicas["template"]["metadata"]["labels"]["lmops.dev/run"] == "reviews-train-a0"
+
+
+DEFAULTS = Settings(
+    defaults=Defaults.model_validate(
+        {
+            "pod": {
+                "labels": {"team": "platform", "cost": "a"},
+                "tolerations": [{"key": "spot", "operator": "Exists"}],
+                "priorityClassName": "normal",
+                "imagePullSecrets": ["mirror", "registry"],
+                "env": [{"name": "NCCL_DEBUG", "value": "WARN"}, {"name": "HTTPS_PROXY", "value": "proxy:3128"}],
+            },
+            "credentials": {"secretName": "hub"},
+            "accelerator": "amd.com/gpu",
+        }
+    )
+)
+
+
+def test_what_a_job_does_not_say_the_platform_does() -> None:
+    job = trainingjob(resources={"accelerator": {"perNode": 2}})
+    spec = pod_spec(manifest(job, "train", 0, DEFAULTS))
+
+    assert spec["priorityClassName"] == "normal"
+    assert spec["tolerations"] == [{"key": "spot", "operator": "Exists"}]
+    assert spec["containers"][0]["envFrom"] == [{"secretRef": {"name": "hub"}}]
+    assert spec["containers"][0]["resources"]["limits"] == {"amd.com/gpu": "2"}
+
+
+def test_what_a_job_says_goes_before_what_the_platform_does() -> None:
+    child = manifest(trainingjob(pod=POD, credentials={"secretName": "own"}), "train", 0, DEFAULTS)
+    spec = pod_spec(child)
+
+    assert spec["priorityClassName"] == "low"
+    assert spec["tolerations"] == [{"key": "spot", "operator": "Exists"}, *POD["tolerations"]]
+    assert spec["imagePullSecrets"] == [{"name": "mirror"}, {"name": "registry"}]
+    assert (environment(child)["NCCL_DEBUG"], environment(child)["HTTPS_PROXY"]) == ("INFO", "proxy:3128")
+    assert spec["containers"][0]["envFrom"] == [{"secretRef": {"name": "own"}}]
+
+
+def test_a_trainer_of_the_users_own_runs_with_torchruns_variables_and_reports_by_itself() -> None:
+    child = manifest(trainingjob(**OWN), "train", 0, SETTINGS)
+    spec = pod_spec(child)
+    (container,) = spec["containers"]
+
+    assert (container["image"], container["command"]) == (OWN["trainer"]["image"], OWN["trainer"]["command"])
+    assert "args" not in container
+    assert "DISABLE_KUBEFLOW_INTEGRATION" not in environment(child)
+    assert environment(child)["LMOPS_OUTPUT"] == "/volumes/models/reviews"
+    assert environment(child)["LMOPS_CHECKPOINTS"] == "/volumes/models/reviews/.lmops/jobs/u-1/checkpoints"
+    assert container["securityContext"]["readOnlyRootFilesystem"] is False
+    assert [mount["mountPath"] for mount in container["volumeMounts"]][2:] == ["/volumes/corpus", "/volumes/models"]
+    assert child["spec"]["elasticPolicy"]["minReplicas"] == 2

@@ -88,6 +88,15 @@ specs = st.builds(
         workspace=st.fixed_dictionaries({"uri": volumes}),
         credentials=st.just({"secretName": "hub"}),
         suspend=st.booleans(),
+        pod=some(
+            labels=st.just({"team": "nlp"}),
+            tolerations=st.just([{"operator": "Exists"}]),
+            affinity=st.just({"podAffinity": {}}),
+            imagePullSecrets=st.just(["registry"]),
+            env=st.just([{"name": "NCCL_DEBUG", "value": "$(HOME)"}]),
+        ),
+        queueName=st.just("gpu"),
+        ttlSecondsAfterFinished=st.integers(0, 10**6),
     ),
 ).filter(lambda spec: "/.." not in str(spec))
 
@@ -144,7 +153,8 @@ def a_pod_runs(index: int) -> Move:
 
     def running(world: World, stage: str, attempt: int) -> Manifest:
         state = {"running": {"startedAt": world.now.isoformat()}}
-        return pod(world.job, stage, attempt, index, phase="Running", containerStatuses=[{"state": state}])
+        up = pod(world.job, stage, attempt, index, phase="Running", containerStatuses=[{"state": state}])
+        return {**up, "metadata": {**up["metadata"], "creationTimestamp": world.now.isoformat()}}
 
     return lambda world: _put(world, index, lambda stage, attempt: running(world, stage, attempt))
 
@@ -164,6 +174,33 @@ def _put(world: World, index: int, made: Callable[[str, int], Manifest]) -> None
     if found := newest(world):
         new = made(*found)
         world.pods[new["metadata"]["name"]] = new
+
+
+def a_queue_holds(held: bool) -> Move:
+    """Kueue takes the place of the newest child back, pods and all, or lets it go."""
+
+    def holds(world: World) -> None:
+        if world.children:
+            ref, child = list(world.children.items())[-1]
+            policy = {"runPolicy": {**child["spec"]["runPolicy"], "suspend": held}} if ref.kind == "PyTorchJob" else {}
+            world.children[ref] = {**child, "spec": {**child["spec"], **(policy or {"suspend": held})}}
+            if held:
+                world.pods.clear()
+
+    return holds
+
+
+def a_pod_is_replaced(world: World) -> None:
+    """Somebody deletes a pod, and its controller puts a new one in its place."""
+    for name, there in list(world.pods.items())[:1]:
+        born = {"creationTimestamp": world.now.isoformat()}
+        world.pods[name] = {**there, "metadata": {**there["metadata"], **born}, "status": {"phase": "Pending"}}
+
+
+def a_pod_vanishes(world: World) -> None:
+    """A pod is gone without a word."""
+    for name in list(world.pods)[:1]:
+        del world.pods[name]
 
 
 def a_child_says(type_: str) -> Move:
@@ -247,6 +284,9 @@ moves: st.SearchStrategy[Move] = st.one_of(
     successes,
     successes,
     st.builds(a_child_says, st.sampled_from(["Succeeded", "Failed", "Running"])),
+    st.builds(a_queue_holds, st.booleans()),
+    st.just(a_pod_is_replaced),
+    st.just(a_pod_vanishes),
     st.just(everything_is_deleted),
     st.just(everything_leaves),
     st.builds(suspend_is, st.booleans()),
