@@ -63,6 +63,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(file: Path, volumes: Path, *sets: str) -> list[str]:
     """`lmops local apply` of an example."""
     places = [f"--volume={claim}={volumes / claim}" for claim in ("data", "models")]
+    places.append(f"--volume=scripts={EXAMPLES / 'own-trainer'}")
     words = [word for value in sets for word in ("--set", value)]
     return [sys.executable, "-m", "lmops", "local", "apply", "-f", str(file), *places, *words]
 
@@ -154,6 +155,16 @@ def test_a_frozen_encoder_keeps_its_weights(apply: Apply):
 
 
 @pytest.mark.slow
+def test_a_script_of_the_users_own_reports_its_progress_as_it_is(apply: Apply):
+    ran = apply("own-trainer/trainingjob.yaml", "trainer.command[6]=--steps=6")
+
+    assert (ran.code, ran.status["phase"]) == (0, "Succeeded"), ran.printed
+    assert [run["name"] for run in ran.status["runs"]] == ["own-trainer-train-a0"]
+    assert ran.status["progress"]["runs"]["own-trainer-train-a0"]["steps"] == 6
+    assert ran.status["metrics"]["loss"] > 0
+    assert (ran.volumes / "models" / "own-trainer" / "model.safetensors").exists()
+
+
 def test_two_nodes_train_one_model_and_heal_a_killed_rank(volumes: Path, tmp_path: Path):
     file = EXAMPLES / "two-nodes" / "trainingjob.yaml"
     sets = ("training.epochs=null", "training.steps=30", "checkpoint.every.steps=5", "dataset.maxLength=32")

@@ -16,6 +16,7 @@ from lmops.local.accelerators import Accelerators
 from lmops.local.cluster import Cluster
 from lmops.local.home import Home
 from lmops.local.kubelet import Kubelet, Node
+from lmops.local.sandbox import expanded
 from lmops.plan import Manifest, Ref
 
 JOB, TRAIN = Ref("Job", "demo-prepare-a0"), Ref("PyTorchJob", "demo-train-a0")
@@ -409,6 +410,14 @@ def test_paths_under_a_mount_are_the_pods_own_and_no_others(tmp_path: Path) -> N
     ).read_text() == f"{[here + '/scratch/huggingface', here + '/volumes', '/usr/share', 'pvc://data/x', '/']}\n"
     assert (tmp_path / "volumes" / "data" / "x").exists()
     assert not (folder / "root").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [("$(PLACE)/a", "here/a"), ("$$(PLACE)", "$(PLACE)"), ("$(ABSENT)", "$(ABSENT)"), ("a$PLACE", "a$PLACE")],
+)
+def test_a_command_line_is_expanded_as_a_kubelet_does(word: str, told: str) -> None:
+    assert expanded(word, {"PLACE": "here"}) == told
 
 
 def test_what_an_engine_left_when_it_was_killed_is_ended_and_told(tmp_path: Path) -> None:

@@ -307,7 +307,9 @@ def test_a_trainer_of_the_users_own_trains_and_nothing_else():
     running = (world.job.status.phase, world.created[:])
     own(world, "Succeeded")
 
+    completed = next(c for c in world.job.status.conditions if c.type == "Complete")
     assert running == ("Running", ["reviews-train-a0"])
+    assert completed.message == "The output is at pvc://models/reviews."
     assert (world.job.status.phase, world.job.status.progress.percent, len(world.created)) == ("Succeeded", 100, 1)
 
 

@@ -93,9 +93,7 @@ def _reused(target: Path, uri: str) -> DatasetReport:
     return Prepared.open(target).report.model_copy(update={"uri": uri, "reused": True})
 
 
-def _build(
-    spec: RecipeSpec, config: ModelConfig, max_length: int, folder: Path, progress: Progress
-) -> DatasetReport:
+def _build(spec: RecipeSpec, config: ModelConfig, max_length: int, folder: Path, progress: Progress) -> DatasetReport:
     began = time.monotonic()
     total = sum(size(source, where) for source, where in _sources(spec))
 

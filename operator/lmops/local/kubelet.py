@@ -89,7 +89,7 @@ class Kubelet:
         try:
             environment = box.environment(self.home, self._own(pod, cpu))
             box.furnish(self.volumes)
-            process = Process(box.command(), environment, box.root, box.log, uid)
+            process = Process(box.command(environment), environment, box.root, box.log, uid)
         except ConfigError as error:
             self.accelerators.give_back(uid)
             return pods.waiting(pod, "CreateContainerConfigError", str(error), now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import site
 import sys
@@ -53,10 +54,16 @@ class Sandbox:
         """Where the container leaves its last words."""
         return self.folder / "termination-log"
 
+    @property
+    def token(self) -> Path:
+        """What a pod shows the endpoint. Nobody asks for it here, but Hugging Face's reporter is silent without."""
+        return self.folder / "token"
+
     def furnish(self, volumes: Volumes) -> None:
         """Makes the mounted folders: a claim is a link to its folder, scratch is a folder of its own."""
         shutil.rmtree(self.root, ignore_errors=True)
         self.root.mkdir(parents=True)
+        self.token.write_text("laptop")
         self.termination_log.unlink(missing_ok=True)
         known = {volume["name"]: volume for volume in self.pod["spec"].get("volumes", ())}
         for mount in container(self.pod).get("volumeMounts", ()):
@@ -88,13 +95,16 @@ class Sandbox:
             **self._secrets(home),
             **{entry["name"]: self._value(entry, home) for entry in container(self.pod).get("env", ())},
             "LMOPS_TERMINATION_LOG": str(self.termination_log),
+            "KUBEFLOW_TRAINER_SERVER_TOKEN": str(self.token),
         }
 
-    def command(self) -> list[str]:
-        """The command line; `python` is the one that runs the engine."""
+    def command(self, environment: dict[str, str]) -> list[str]:
+        """The command line, with `$(NAME)` as its value; the engine's own Python and its programs come first."""
         main = container(self.pod)
-        words: list[str] = [*main.get("command", ()), *main.get("args", ())]
-        return [sys.executable, *words[1:]] if words[:1] in (["python"], ["python3"]) else words
+        words = [expanded(word, environment) for word in (*main.get("command", ()), *main.get("args", ()))]
+        program = "python" if words[0] == "python3" else words[0]
+        beside = Path(sys.executable).with_name(program)
+        return [sys.executable if program == "python" else str(beside) if beside.exists() else program, *words[1:]]
 
     def last_sign(self) -> datetime | None:
         """When it was last heard of: what outlived its engine is not known to have worked any longer."""
@@ -148,6 +158,12 @@ class Sandbox:
     @property
     def _namespace(self) -> str:
         return str(self.pod["metadata"].get("namespace", "default"))
+
+
+def expanded(word: str, environment: dict[str, str]) -> str:
+    """A word as the kubelet passes it on: `$(NAME)` is a value where there is one, and `$$` a dollar sign."""
+    known = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
+    return known.sub(lambda m: "$" if m[0] == "$$" else environment.get(m[1], m[0]), word)
 
 
 def _python(inherited: dict[str, str]) -> dict[str, str]:

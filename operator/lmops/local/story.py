@@ -208,8 +208,8 @@ def _published(name: str, job: TrainingJobStatus, volumes: Volumes) -> list[tupl
         path = volumes.path(job.model.uri)
         found.append(("model", f"{path} ({job.model.parameters / 1e6:.1f} M parameters, {size(job.model.size_bytes)})"))
         found.append(("report", str(path / "report.html")))
-    found.append(("next", f"lmops local predict {name} FILE"))
-    found.append(("", f"lmops local describe {name}"))
+        found.append(("next", f"lmops local predict {name} FILE"))
+    found.append(("" if job.model else "next", f"lmops local describe {name}"))
     found.append(("", f"lmops local logs {name} --stage train"))
     return found
 

@@ -66,7 +66,7 @@ def done(job: TrainingJob, stage: Stage, state: Done, now: datetime) -> Plan:
 def completed(job: TrainingJob, changes: dict[str, object], now: datetime) -> Plan:
     """The end that was wanted: the model is published and measured."""
     evaluation = job.status.model_copy(update=changes).evaluation
-    verdict = (evaluation.verdict if evaluation else None) or "The model is published."
+    verdict = (evaluation.verdict if evaluation else None) or f"The output is at {job.spec.output.uri}."
     shown = verdict[:120] if evaluation and evaluation.beats_baseline is False else ""
     standing = Standing("Succeeded", "Completed", verdict, display=shown)
     return Plan(status=told(job, standing, now, **changes), events=(Event("Normal", "Completed", verdict),))
