@@ -21,7 +21,7 @@ from lmops.local.kinds import KINDS
 from lmops.local.kubelet import Node
 from lmops.local.sandbox import PROGRESS
 from lmops.local.volumes import Volumes
-from lmops.progress import application
+from lmops.progress.endpoint import Endpoint
 from lmops.settings import Settings
 
 THROTTLE = timedelta(seconds=1)
@@ -157,7 +157,7 @@ class Session:
     async def _endpoint(self) -> tuple[web.AppRunner, str]:
         """Serves the progress endpoint on a free port of 127.0.0.1."""
         listening = socket.create_server(("127.0.0.1", 0))
-        runner = web.AppRunner(application(self, THROTTLE), access_log=None)
+        runner = web.AppRunner(Endpoint(self, THROTTLE).application(), access_log=None)
         await runner.setup()
         await web.SockSite(runner, listening).start()
         return runner, f"http://127.0.0.1:{listening.getsockname()[1]}"

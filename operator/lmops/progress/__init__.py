@@ -1,0 +1,1 @@
+"""How pods tell their progress: one endpoint, over HTTP on a laptop and over HTTPS on a cluster."""
