@@ -140,6 +140,10 @@ class Kubernetes:
         path = RESOURCES[manifest["kind"]].path(manifest["metadata"].get("namespace", ""))
         return await self._ask("POST", path, manifest, query=[("fieldManager", MANAGER)])
 
+    async def document(self, path: str) -> Manifest:
+        """A document that the server publishes, as its OpenID configuration."""
+        return await self._ask("GET", path)
+
     async def replace(self, manifest: Manifest) -> Manifest:
         metadata = manifest["metadata"]
         path = RESOURCES[manifest["kind"]].path(metadata["namespace"], metadata["name"])
