@@ -21,12 +21,15 @@ from lmops.handlers import Watch
 from lmops.kinds import KINDS
 from lmops.leader import Leader
 from lmops.metrics import Metrics
+from lmops.progress.server import Certificates, Server
 from lmops.queue import Queue
 from lmops.settings import Settings
 
 STUCK = 60.0
 """Seconds that a key may wait for a worker before the operator calls itself unwell."""
 LEASE = "lmops-operator"
+PUBLISHED_WITHIN = 10.0
+"""Seconds that the first reconcile waits for the certificates that pods are created with."""
 
 log = logging.getLogger("lmops")
 
@@ -34,12 +37,15 @@ log = logging.getLogger("lmops")
 class Service:
     """One replica of the operator."""
 
-    def __init__(self, settings: Settings, cluster: Kubernetes, leader: Leader, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, cluster: Kubernetes, leader: Leader, metrics: Metrics, progress: Server | None = None
+    ) -> None:
         self.settings, self.leader, self.metrics = settings, leader, metrics
         self.controller = Controller(KINDS, cluster, settings)
         self.queue = Queue[Key](self._work, self._failed)
         self.watch = Watch(KINDS, self.controller.cache, self.queue.add)
         self.works = False
+        self.progress = progress
 
     async def run(self) -> None:
         """Returns after SIGTERM; raises `LostError` when another replica has taken over."""
@@ -64,6 +70,12 @@ class Service:
             return "the lease has run out"
         return f"a key waits for {self.queue.age:.0f} s" if self.queue.age > STUCK else ""
 
+    def waits(self) -> str:
+        """What this process still waits for before it does its part, empty when nothing."""
+        if self.progress and not self.progress.ready.is_set():
+            return "the progress endpoint has no certificate yet"
+        return "the first list is not through yet" if self.leader.leads and not self.works else ""
+
     def exposed(self) -> bytes:
         """The metrics, with the gauges of this moment."""
         self.metrics.depth.labels("lmops").set(self.queue.depth)
@@ -71,10 +83,16 @@ class Service:
         self.metrics.leads.labels(LEASE).set(float(self.leader.leads))
         return self.metrics.text()
 
+    def trust(self, bundle: str) -> None:
+        """From now on pods are created with these authorities of the progress endpoint."""
+        self.controller.settings = self.controller.settings.model_copy(update={"progress_ca": bundle})
+
     async def _reconcile(self) -> None:
         """Workers start once everything was listed: before that, what was not seen yet would seem to be gone."""
         async with asyncio.TaskGroup() as group:
             await self._resync(until_it_worked=True)
+            if self.progress:
+                await self.progress.published(PUBLISHED_WITHIN)
             self.works = True
             group.create_task(self.queue.run())
             while True:
@@ -114,10 +132,20 @@ async def run(settings: Settings) -> None:
         identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         leader = Leader(leases, settings.namespace, LEASE, identity)
         cluster = Kubernetes(api, leader.permit, metrics.sent)
-        service = Service(settings, cluster, leader, metrics)
-        async with _probes(service, settings.port):
+        settings = addressed(settings)
+        # What it writes needs no lease: all replicas answer. Only the Secret is the leader's.
+        progress = Server(settings, leases, Certificates(cluster, settings, lambda: leader.leads))
+        service = Service(settings, cluster, leader, metrics, progress)
+        async with _probes(service, settings.port), progress.serving(service.trust):
             log.info("%s waits for Lease %s/%s at %s", identity, settings.namespace, LEASE, api.configuration.host)
             await service.run()
+
+
+def addressed(settings: Settings) -> Settings:
+    """The settings with the URL by which pods reach the progress endpoint, where none was given."""
+    host = f"{settings.progress_service}.{settings.namespace}.svc"
+    url = settings.progress_url or f"https://{host}:{settings.progress_port}"
+    return settings.model_copy(update={"progress_url": url})
 
 
 @asynccontextmanager
@@ -129,10 +157,8 @@ async def _probes(service: Service, port: int) -> AsyncIterator[None]:
         return web.Response(text=f"{problem or 'ok'}\n", status=500 if problem else 200)
 
     async def readyz(request: web.Request) -> web.Response:
-        waits = service.leader.leads and not service.works
-        return web.Response(
-            text="the first list is not through yet\n" if waits else "ok\n", status=503 if waits else 200
-        )
+        waits = service.waits()
+        return web.Response(text=f"{waits or 'ok'}\n", status=503 if waits else 200)
 
     async def exposed(request: web.Request) -> web.Response:
         return web.Response(body=service.exposed(), headers={"Content-Type": "text/plain; version=0.0.4"})

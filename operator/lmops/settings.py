@@ -33,6 +33,14 @@ class Settings(BaseModel):
     """The image of prepare, train and evaluate."""
     progress_url: str = ""
     """Where pods post their progress; `/namespaces/<ns>/trainingjobs/<job>/runs/<run>` is added. Empty: nowhere."""
+    progress_ca: str = ""
+    """Whom pods trust at that place: certificates as PEM. An https URL without them is not told to pods."""
+    progress_port: int = 8443
+    """Where the operator serves the progress endpoint, and its Service too."""
+    progress_service: str = "lmops-progress"
+    """The Service that leads pods there."""
+    progress_audience: str = "lmops.dev"
+    """The audience of the tokens that pods show there."""
     user: int | None = 1000
     """The user and group id of pods; none where the platform assigns it, as OpenShift does."""
     scratch: str = "20Gi"

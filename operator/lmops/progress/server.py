@@ -1,0 +1,210 @@
+"""The endpoint on a cluster: HTTPS on every replica, with certificates that the leader keeps in a Secret."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from pydantic import ValidationError
+
+from lmops.api.trainingjob import TrainingJob
+from lmops.cluster import Kubernetes, RefusedError, UnreachableError
+from lmops.plan import Manifest
+from lmops.progress.certificates import Keyring, renewed
+from lmops.progress.endpoint import ConflictError, Endpoint
+from lmops.progress.tokens import Issuer, Remembered, reviewer
+from lmops.progress.trust import Trust
+from lmops.settings import Settings
+
+SECRET = "lmops-progress-tls"
+RELOAD, RETRY = 60.0, 2.0
+"""Seconds between two looks at the Secret, and before there is any."""
+GRACE = 5.0
+"""Seconds that posts under way have when the operator ends."""
+
+log = logging.getLogger("lmops.progress")
+
+
+class Jobs:
+    """The jobs of a cluster, for the endpoint."""
+
+    def __init__(self, cluster: Kubernetes) -> None:
+        self.cluster = cluster
+
+    async def read(self, namespace: str, job: str) -> tuple[TrainingJob, str]:
+        """A job as it is now."""
+        try:
+            found = await self.cluster.get("TrainingJob", namespace, job)
+            return TrainingJob.model_validate(found), found["metadata"]["resourceVersion"]
+        except RefusedError as refusal:
+            raise _told(refusal) from refusal
+        except ValidationError as error:  # of another version's form: it has no runs
+            raise LookupError(job) from error
+
+    async def write(self, namespace: str, job: str, status: dict[str, Any], version: str) -> None:
+        """Merges a patch into the status of the version that was read."""
+        try:
+            await self.cluster.patch_status("TrainingJob", namespace, job, status, version)
+        except RefusedError as refusal:
+            raise _told(refusal) from refusal
+
+
+def _told(refusal: RefusedError) -> Exception:
+    if refusal.is_missing:
+        return LookupError(refusal.message)
+    return ConflictError(refusal.message) if refusal.is_stale else refusal
+
+
+class Certificates:
+    """The Secret with the endpoint's certificates. All replicas read it, and the leader keeps it."""
+
+    def __init__(self, cluster: Kubernetes, settings: Settings, leads: Callable[[], bool]) -> None:
+        self.cluster, self.leads, self.namespace = cluster, leads, settings.namespace
+        service = f"{settings.progress_service}.{settings.namespace}"
+        self.names = (f"{service}.svc", f"{service}.svc.cluster.local", service, settings.progress_service)
+
+    async def current(self, now: datetime) -> Keyring | None:
+        """What the Secret holds; on the leader with what was due. `None` while there is none."""
+        try:
+            secret = await self.cluster.get("Secret", self.namespace, SECRET)
+        except RefusedError as refusal:
+            if not refusal.is_missing:
+                raise
+            secret = None
+        held = _read(secret)
+        if not self.leads():
+            return held if held.server else None
+        keyring = renewed(held, self.names, now)
+        if keyring is not held:
+            await self._write(secret, keyring)
+        return keyring
+
+    async def _write(self, secret: Manifest | None, keyring: Keyring) -> None:
+        whole = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": SECRET, "namespace": self.namespace, **(secret or {}).get("metadata", {})},
+            "type": "kubernetes.io/tls",
+            "data": keyring.data(),
+        }
+        await (self.cluster.replace(whole) if secret else self.cluster.create(whole))
+        assert keyring.server is not None
+        log.info("Secret %s/%s: a certificate until %s", self.namespace, SECRET, keyring.server.ends.isoformat())
+
+
+def _read(secret: Manifest | None) -> Keyring:
+    try:
+        return Keyring.read(secret.get("data", {})) if secret else Keyring()
+    except ValueError as error:
+        log.warning("Secret %s is not in order and will be made anew: %s", SECRET, error)
+        return Keyring()
+
+
+class Server:
+    """The endpoint of one replica. Whether it leads makes no difference to those who post."""
+
+    def __init__(self, settings: Settings, cluster: Kubernetes, certificates: Certificates) -> None:
+        self.settings, self.certificates = settings, certificates
+        self.endpoint = Endpoint(Jobs(cluster), guard=guard(cluster, settings))
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.port = settings.progress_port
+        self._shown = ("", "")
+        self.ready = asyncio.Event()
+        """Set once there is a certificate to show."""
+
+    @asynccontextmanager
+    async def serving(self, publish: Callable[[str], None] = lambda bundle: None) -> AsyncIterator[None]:
+        """Serves the endpoint; who comes before there is a certificate waits in the queue of the socket.
+
+        `publish` is told the authorities that pods must be created with, whenever they change.
+        """
+        listening = _listening(self.settings.progress_port)
+        self.port = listening.getsockname()[1]
+        app = self.endpoint.application()
+        app.middlewares.append(unavailable)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE)
+        await runner.setup()
+        try:
+            async with asyncio.TaskGroup() as group:
+                site = web.SockSite(runner, listening, ssl_context=self.context)
+                task = group.create_task(self._work(site, publish))
+                yield
+                task.cancel()
+        finally:
+            await runner.cleanup()
+            listening.close()
+
+    async def published(self, within: float) -> None:
+        """Waits until there is a certificate, but no longer: jobs that tell no progress are better than no jobs."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.ready.wait(), within)
+
+    async def _work(self, site: web.BaseSite, publish: Callable[[str], None]) -> None:
+        while True:
+            try:
+                keyring = await self.certificates.current(datetime.now(UTC))
+            except (RefusedError, UnreachableError) as error:
+                log.warning("Secret %s/%s: %s", self.settings.namespace, SECRET, error)
+                keyring = None
+            if keyring:
+                self.show(keyring)
+                publish(keyring.bundle)
+            if keyring and not self.ready.is_set():
+                await site.start()
+                self.ready.set()
+            await asyncio.sleep(RELOAD if self.ready.is_set() else RETRY)
+
+    def show(self, keyring: Keyring) -> None:
+        """Shows this certificate to those who come from now on; connections that are open stay."""
+        if keyring.chain != self._shown:
+            _load(self.context, *keyring.chain)
+            self._shown = keyring.chain
+
+
+def _listening(port: int) -> socket.socket:
+    """All addresses of this pod, of both families where there are two."""
+    both = socket.has_dualstack_ipv6()
+    return socket.create_server(("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
+
+
+def guard(cluster: Kubernetes, settings: Settings) -> Trust:
+    """Tokens are reviewed, which only a cluster-wide role allows; else their issuer's keys verify them."""
+    audience = settings.progress_audience
+    known = Issuer(cluster.document, audience).verify if settings.namespaces else reviewer(cluster.create, audience)
+    return Trust(cluster, Remembered(known), audience)
+
+
+@web.middleware
+async def unavailable(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A post that meets an API server in trouble is to be posted again."""
+    try:
+        return await handler(request)
+    except (RefusedError, UnreachableError) as error:
+        log.warning("%s: %s", request.path, error)
+        raise web.HTTPServiceUnavailable(text="the API server does not take it now; post again later\n") from None
+
+
+def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Python loads certificates from files alone; a pipe is one that never lies on a disk."""
+    with _piped(certificate) as first, _piped(key) as second:
+        context.load_cert_chain(first, second)
+
+
+@contextmanager
+def _piped(text: str) -> Iterator[str]:
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, text.encode())
+        os.close(writing)
+        yield f"/dev/fd/{reading}"
+    finally:
+        os.close(reading)
