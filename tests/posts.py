@@ -28,6 +28,12 @@ def status(**changes: Any) -> TrainingJobStatus:
     return TrainingJobStatus.model_validate({"runs": runs, "progress": {"stage": "train", "percent": 5}, **changes})
 
 
+def job(status: TrainingJobStatus, **spec: Any) -> TrainingJob:
+    """The job."""
+    metadata = {"name": "a", "uid": "u-1"}
+    return TrainingJob.model_validate({"metadata": metadata, "spec": {**SPEC, **spec}, "status": status.manifest()})
+
+
 def body(percent: float = 50, **metrics: Any) -> dict[str, Any]:
     """What a pod sends."""
     told = [{"name": name, "value": str(value)} for name, value in metrics.items()]
@@ -49,8 +55,7 @@ class Shelf:
     """Jobs in memory. `conflicts` are the writes that come too late."""
 
     def __init__(self, status: TrainingJobStatus, conflicts: int = 0) -> None:
-        metadata = {"name": "a", "uid": "u-1"}
-        self.job = TrainingJob.model_validate({"metadata": metadata, "spec": SPEC, "status": status.manifest()})
+        self.job = job(status)
         self.conflicts, self.reads = conflicts, 0
         self.patches: list[dict[str, Any]] = []
 

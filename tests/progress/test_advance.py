@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from lmops.api import TrainingJob
 from lmops.progress.advance import Post, advance
-from posts import LATER, NOON, body, post, reported, status
+from posts import LATER, NOON, body, job, post, reported, status
 
 
 def test_a_post_becomes_progress_metrics_and_two_words_to_show() -> None:
@@ -17,7 +18,7 @@ def test_a_post_becomes_progress_metrics_and_two_words_to_show() -> None:
         current_step=192, total_steps=384, current_epoch=0.5, checkpoint_step=150, loss=0.41, rows_per_second=68
     )
 
-    assert advance(status(), "a-train-a1", told, NOON) == {
+    assert advance(job(status()), "a-train-a1", told, NOON) == {
         "progress": {
             "percent": 50,
             "secondsRemaining": 46,
@@ -32,6 +33,7 @@ def test_a_post_becomes_progress_metrics_and_two_words_to_show() -> None:
                     "secondsRemaining": 46,
                     "checkpoint": 150,
                     "updatedAt": "2026-01-01T12:00:00Z",
+                    "movedAt": "2026-01-01T12:00:00Z",
                 }
             },
         },
@@ -50,7 +52,8 @@ def test_a_post_becomes_progress_metrics_and_two_words_to_show() -> None:
     ],
 )
 def test_the_leading_metric_is_shown(metric: str | None, posted: dict[str, float], shown: str) -> None:
-    patch = advance(status(), "a-train-a1", post(**posted), NOON, metric=metric)
+    evaluated = job(status(), evaluation={"metric": metric})
+    patch = advance(evaluated, "a-train-a1", post(**posted), NOON)
 
     assert patch is not None
     assert patch["display"]["metric"] == shown
@@ -67,17 +70,17 @@ def test_the_leading_metric_is_shown(metric: str | None, posted: dict[str, float
     ],
 )
 def test_nothing_is_written(why: str, run: str, progress: dict[str, Any], told: Post) -> None:
-    assert advance(status(progress=progress), run, told, LATER) is None, why
+    assert advance(job(status(progress=progress)), run, told, LATER) is None, why
 
 
 def test_the_first_post_of_a_run_is_written_at_once() -> None:
     moment_ago = {**reported(10, at=NOON), "runs": {}}
 
-    assert advance(status(progress=moment_ago), "a-train-a1", post(), NOON) is not None
+    assert advance(job(status(progress=moment_ago)), "a-train-a1", post(), NOON) is not None
 
 
 def test_a_loss_that_is_no_number_is_taken_out() -> None:
-    patch = advance(status(metrics={"loss": 0.4}), "a-train-a1", post(current_step=1, loss="nan"), NOON)
+    patch = advance(job(status(metrics={"loss": 0.4})), "a-train-a1", post(current_step=1, loss="nan"), NOON)
 
     assert patch is not None
     assert patch["metrics"] == {"step": 1, "loss": None}
@@ -85,30 +88,63 @@ def test_a_loss_that_is_no_number_is_taken_out() -> None:
 
 def test_a_run_that_the_ledger_does_not_know_is_refused() -> None:
     with pytest.raises(LookupError):
-        advance(status(), "b-train-a0", post(), NOON)
+        advance(job(status()), "b-train-a0", post(), NOON)
 
 
 def test_the_zero_percent_that_transformers_posts_at_every_start_moves_nothing_back() -> None:
     resumed = reported(40)
     resumed["runs"]["a-train-a1"] |= {"step": None, "updatedAt": None}  # as the reconciler starts an attempt
 
-    assert advance(status(progress=resumed), "a-train-a1", post(percent=0, total_steps=100), NOON) is None
+    assert advance(job(status(progress=resumed)), "a-train-a1", post(percent=0, total_steps=100), NOON) is None
 
 
 def test_an_attempt_that_begins_anew_is_believed_once_it_steps() -> None:
     resumed = reported(40)
     resumed["runs"]["a-train-a1"] |= {"step": None, "updatedAt": None}
 
-    patch = advance(status(progress=resumed), "a-train-a1", post(percent=3, current_step=3), NOON)
+    patch = advance(job(status(progress=resumed)), "a-train-a1", post(percent=3, current_step=3), NOON)
 
     assert patch is not None
     assert patch["progress"]["runs"]["a-train-a1"]["percent"] == 3
 
 
+@pytest.mark.parametrize(
+    ("told", "moves"),
+    [
+        (post(percent=11, current_step=11), True),
+        (post(percent=11), True),
+        (post(percent=10, current_step=10), False),
+        (post(percent=10, loss=0.1), False),
+    ],
+)
+def test_a_run_that_only_repeats_itself_stands_still(told: Post, moves: bool) -> None:
+    patch = advance(job(status(progress=reported(10))), "a-train-a1", told, LATER)
+
+    assert patch is not None
+    assert patch["progress"]["updatedAt"] == "2026-01-01T12:00:10Z"
+    assert patch["progress"]["runs"]["a-train-a1"].get("movedAt") == ("2026-01-01T12:00:10Z" if moves else None)
+
+
+def test_a_trainer_of_the_users_own_is_the_whole_job() -> None:
+    own = {"image": "mine:1", "command": ["python", "train.py"]}
+    whole = TrainingJob.model_validate(
+        {
+            "metadata": {"name": "a"},
+            "spec": {"output": {"uri": "pvc://m/y"}, "trainer": own},
+            "status": {"runs": [{"name": "a-train-a0", "stage": "train", "state": "Running"}]},
+        }
+    )
+
+    patch = advance(whole, "a-train-a0", post(percent=50), NOON)
+
+    assert patch is not None
+    assert patch["display"]["progress"] == "50%"
+
+
 @pytest.mark.parametrize("number", [1e300, "-1e300", "1e400", "nan", "many"])
 def test_a_wild_number_makes_no_status_that_a_server_would_refuse(number: Any) -> None:
     wild = post(current_step=number, memory_bytes=number, eval_f1=number, **{"eval_" + "x" * 129: 1})
-    patch = advance(status(), "a-train-a1", wild, NOON)
+    patch = advance(job(status()), "a-train-a1", wild, NOON)
 
     assert patch is not None
     counts = [patch["progress"]["runs"]["a-train-a1"].get("step", 0), patch["metrics"].get("memoryBytes") or 0]

@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import Field, FiniteFloat
 
 from lmops.api.base import Report
-from lmops.api.status import Metrics, Progress, RunProgress, RunRecord, Stage, TrainingJobStatus
+from lmops.api.status import Metrics, Progress, RunProgress, RunRecord, TrainingJobStatus
+from lmops.api.trainingjob import TrainingJob
 from lmops.patches import difference
-from lmops.training.stages import DONE_AFTER, STAGES
+from lmops.training.stages import share
 
 THROTTLE = timedelta(seconds=10)
 RUNS = 64
@@ -82,31 +83,25 @@ class Post(Report):
 
 
 def advance(
-    status: TrainingJobStatus,
-    run: str,
-    post: Post,
-    now: datetime,
-    throttle: timedelta = THROTTLE,
-    metric: str | None = None,
+    job: TrainingJob, run: str, post: Post, now: datetime, throttle: timedelta = THROTTLE
 ) -> dict[str, Any] | None:
-    """The merge patch of `status` that a post makes; `None` where it is late, goes backward, or comes too soon.
+    """The merge patch of the status that a post makes; `None` where it is late, goes backward, or comes too soon.
 
     Raises `LookupError` for a run that the ledger does not know.
     """
-    record = _record(status, run)
-    written = last_written(status, run)
+    status, record, written = job.status, _record(job.status, run), last_written(job.status, run)
     if not is_current(status, run) or (written and now - written < throttle):
         return None
     before = status.progress.runs.get(run, RunProgress(attempt=record.attempt))
     after = _run_progress(before, record, post, now)
     if (after.step or 0) < (before.step or 0) or (after.step == before.step and after.percent < before.percent):
         return None
-    progress = _whole(status.progress, record, after, now)
+    progress = _whole(job, record, after)
     metrics = _metrics(status.metrics if status.progress.stage == record.stage else Metrics(), post)
     return {
         "progress": difference(status.progress.manifest(), progress.manifest()),
         "metrics": difference(status.metrics.manifest(), metrics.manifest()),
-        "display": {"progress": f"{progress.percent}%", **_displayed(metrics, metric)},
+        "display": {"progress": f"{progress.percent}%", **_displayed(metrics, job.spec.evaluation.metric)},
     }
 
 
@@ -132,41 +127,42 @@ def _record(status: TrainingJobStatus, run: str) -> RunRecord:
 
 def _run_progress(before: RunProgress, record: RunRecord, told: Post, now: datetime) -> RunProgress:
     figures, percent = told.figures(), told.trainer_status.progress_percentage
-    remaining = told.trainer_status.estimated_remaining_seconds
+    remaining, moment = told.trainer_status.estimated_remaining_seconds, now.astimezone(UTC).replace(microsecond=0)
     counts = {"step": "current_step", "steps": "total_steps", "checkpoint": "checkpoint_step"}
-    return before.model_copy(
+    after = before.model_copy(
         update={
             "attempt": record.attempt,
             "percent": before.percent if percent is None else round(min(100.0, max(0.0, percent))),
             "seconds_remaining": None if remaining is None else _count(round(remaining)),
-            "updated_at": now.astimezone(UTC).replace(microsecond=0),
+            "updated_at": moment,
             **{field: _count(figures[name]) for field, name in counts.items() if name in figures},
             **({"epoch": figures["current_epoch"]} if "current_epoch" in figures else {}),
         }
     )
+    return after.model_copy(update={"moved_at": moment}) if _moved(before, after) else after
 
 
-def _whole(progress: Progress, record: RunRecord, run: RunProgress, now: datetime) -> Progress:
+def _moved(before: RunProgress, after: RunProgress) -> bool:
+    """Whether it reports more than before: a run that only repeats itself stands still."""
+    return before.updated_at is None or (after.step or 0, after.percent) > (before.step or 0, before.percent)
+
+
+def _whole(job: TrainingJob, record: RunRecord, run: RunProgress) -> Progress:
     """The whole job's progress: the stages before in full, this one by its share."""
+    progress = job.status.progress
     runs = {**progress.runs, record.name: run}
     for name in list(runs)[:-RUNS]:
         del runs[name]
-    start = _done_before(record.stage)
-    percent = start + (DONE_AFTER[record.stage] - start) * run.percent / 100
+    start, end = share(job, record.stage)
     return progress.model_copy(
         update={
             "stage": record.stage,
-            "percent": int(percent),
+            "percent": int(start + (end - start) * run.percent / 100),
             "seconds_remaining": run.seconds_remaining,
             "updated_at": run.updated_at,
             "runs": runs,
         }
     )
-
-
-def _done_before(stage: Stage) -> int:
-    index = STAGES.index(stage)
-    return DONE_AFTER[STAGES[index - 1]] if index else 0
 
 
 def _metrics(before: Metrics, told: Post) -> Metrics:

@@ -103,7 +103,7 @@ class Endpoint:
             job, version = await self.store.read(run.namespace, run.job)
             if run.owner not in (None, job.metadata.uid):
                 raise web.HTTPForbidden(text=f"this pod belongs to an earlier TrainingJob {run.job}\n")
-            patch = advance(job.status, run.name, post, now, self.throttle, job.spec.evaluation.metric)
+            patch = advance(job, run.name, post, now, self.throttle)
             if patch is None:
                 self._put_off(run, post, job)
                 return False
