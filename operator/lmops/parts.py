@@ -26,6 +26,9 @@ CACHES = {
     "TRITON_CACHE_DIR": "/triton",
 }
 """Where programs would otherwise write below a home folder that is read-only or unknown."""
+ACCESS = "/var/run/lmops"
+AUTHORITIES = f"{GROUP}/progress-ca"
+TOKEN_SECONDS = 3600
 
 
 def child_name(job: str, stage: str, attempt: int | None = None) -> str:
@@ -99,6 +102,33 @@ class Program:
     """The volumes it finds at `/volumes/<claim>`."""
     is_ours: bool = True
     """Whether it writes nowhere but where it was told: a user's own image may need its root."""
+
+
+def progress_access(template: Manifest, settings: Settings) -> Manifest:
+    """A pod that can prove to the progress endpoint whose it is, and knows by which authorities the endpoint does.
+
+    Both are files of one volume: a token of its own, and the certificates that it carries as an annotation. Over plain
+    HTTP, on a laptop, there is neither.
+    """
+    if not (settings.progress_ca and settings.progress_url.startswith("https://")):
+        return template
+    metadata, spec = template["metadata"], template["spec"]
+    annotations = {**metadata.get("annotations", {}), AUTHORITIES: settings.progress_ca}
+    token = {"audience": settings.progress_audience, "expirationSeconds": TOKEN_SECONDS, "path": "token"}
+    bundle = {"path": "ca.crt", "fieldRef": {"fieldPath": f"metadata.annotations['{AUTHORITIES}']"}}
+    sources = [{"serviceAccountToken": token}, {"downwardAPI": {"items": [bundle]}}]
+    volume = {"name": "progress", "projected": {"sources": sources}}
+    files = {"KUBEFLOW_TRAINER_SERVER_CA_CERT": "ca.crt", "KUBEFLOW_TRAINER_SERVER_TOKEN": "token"}
+    told = [{"name": name, "value": f"{ACCESS}/{file}"} for name, file in files.items()]
+    mount = {"name": "progress", "mountPath": ACCESS, "readOnly": True}
+    containers = [
+        {**each, "env": [*each["env"], *told], "volumeMounts": [*each["volumeMounts"], mount]}
+        for each in spec["containers"]
+    ]
+    return {
+        "metadata": {**metadata, "annotations": annotations},
+        "spec": {**spec, "containers": containers, "volumes": [*spec["volumes"], volume]},
+    }
 
 
 def pod_template(program: Program, labels: dict[str, str], pod: PodSettings, settings: Settings) -> Manifest:

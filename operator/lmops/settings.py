@@ -63,3 +63,8 @@ class Settings(BaseModel):
     """Seconds between two full lists, which find what watches have missed."""
     port: int = 8080
     """Where health and metrics are served."""
+
+    @property
+    def tells_progress(self) -> bool:
+        """Whether pods can post their progress: to an https URL only if they know whom to trust there."""
+        return bool(self.progress_ca) if self.progress_url.startswith("https://") else bool(self.progress_url)

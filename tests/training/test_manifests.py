@@ -56,6 +56,7 @@ OWN: dict[str, Any] = {
     },
     "resources": {"nodes": 2, "accelerator": {"perNode": 8}},
 }
+SECURE = Settings(progress_url="https://lmops-progress.lmops.svc:8443", progress_ca="-----BEGIN CERTIFICATE-----")
 SPECS: dict[str, dict[str, Any]] = {
     "one node": {},
     "two nodes": {"resources": {"nodes": 2, "processesPerNode": 2}},
@@ -90,7 +91,9 @@ def environment(child: Manifest) -> dict[str, str]:
     return {variable["name"]: variable["value"] for variable in pod_spec(child)["containers"][0]["env"]}
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, Settings(user=None)], ids=["own user", "assigned user"])
+@pytest.mark.parametrize(
+    "settings", [SETTINGS, Settings(user=None), SECURE], ids=["own user", "assigned user", "https"]
+)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_what_is_wanted_is_what_an_api_server_takes(spec: dict[str, Any], stage: Stage, settings: Settings) -> None:
@@ -325,6 +328,55 @@ def test_without_an_endpoint_no_progress_is_posted() -> None:
     child = manifest(trainingjob(), "train", 0, Settings())
 
     assert "KUBEFLOW_TRAINER_SERVER_URL" not in environment(child)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_to_an_https_endpoint_pods_bring_a_token_and_whom_they_trust(stage: Stage) -> None:
+    job = trainingjob(pod={"annotations": {"team": "nlp"}})
+    child = manifest(job, stage, 0, SECURE)
+    plain, pod = pod_spec(manifest(job, stage, 0, SETTINGS)), pod_spec(child)
+    template = (
+        child["spec"]["template"] if stage != "train" else child["spec"]["pytorchReplicaSpecs"]["Master"]["template"]
+    )
+
+    assert template["metadata"]["annotations"] == {"team": "nlp", "lmops.dev/progress-ca": SECURE.progress_ca}
+    assert pod["volumes"] == [
+        *plain["volumes"],
+        {
+            "name": "progress",
+            "projected": {
+                "sources": [
+                    {"serviceAccountToken": {"audience": "lmops.dev", "expirationSeconds": 3600, "path": "token"}},
+                    {
+                        "downwardAPI": {
+                            "items": [
+                                {
+                                    "path": "ca.crt",
+                                    "fieldRef": {"fieldPath": "metadata.annotations['lmops.dev/progress-ca']"},
+                                }
+                            ]
+                        }
+                    },
+                ]
+            },
+        },
+    ]
+    assert pod["containers"][0]["volumeMounts"] == [
+        *plain["containers"][0]["volumeMounts"],
+        {"name": "progress", "mountPath": "/var/run/lmops", "readOnly": True},
+    ]
+    assert {k: v for k, v in environment(child).items() if k.startswith("KUBEFLOW")} == {
+        "KUBEFLOW_TRAINER_SERVER_URL": f"{SECURE.progress_url}/namespaces/default/trainingjobs/reviews/runs/"
+        + child["metadata"]["name"],
+        "KUBEFLOW_TRAINER_SERVER_CA_CERT": "/var/run/lmops/ca.crt",
+        "KUBEFLOW_TRAINER_SERVER_TOKEN": "/var/run/lmops/token",
+    }
+
+
+def test_an_https_endpoint_that_pods_could_not_trust_is_not_told_to_them() -> None:
+    child = manifest(trainingjob(), "train", 0, SECURE.model_copy(update={"progress_ca": ""}))
+
+    assert not [name for name in environment(child) if name.startswith("KUBEFLOW")]
 
 
 def test_the_parents_own_labels_are_not_copied() -> None:

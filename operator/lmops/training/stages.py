@@ -5,7 +5,18 @@ from __future__ import annotations
 from lmops.api import Resolved, Run, RunId, TrainingJob
 from lmops.api.status import Stage
 from lmops.api.trainingjob import RecipeSpec
-from lmops.parts import QUEUE, VOLUMES, Program, child_name, claims, labels, owned, pod_template, reaches_hub
+from lmops.parts import (
+    QUEUE,
+    VOLUMES,
+    Program,
+    child_name,
+    claims,
+    labels,
+    owned,
+    pod_template,
+    progress_access,
+    reaches_hub,
+)
 from lmops.plan import Manifest, Ref
 from lmops.settings import Settings
 from lmops.training.backends import pytorchjob
@@ -78,7 +89,7 @@ def template(job: TrainingJob, stage: Stage, attempt: int, settings: Settings) -
     name = ref(job, stage, attempt).name
     ours = labels(job.kind, job.metadata.name, name, stage, attempt)
     pod = job.spec.pod.over(settings.defaults.pod)
-    return pod_template(program(job, stage, attempt, settings), ours, pod, settings)
+    return progress_access(pod_template(program(job, stage, attempt, settings), ours, pod, settings), settings)
 
 
 def program(job: TrainingJob, stage: Stage, attempt: int, settings: Settings) -> Program:
@@ -127,7 +138,7 @@ def _path(uri: str) -> str:
 
 def _progress(job: TrainingJob, run: str, settings: Settings) -> dict[str, str]:
     """Where the run posts its progress, in the variables that Hugging Face's own reporter reads."""
-    if not settings.progress_url:
+    if not settings.tells_progress:
         return {}
     path = f"namespaces/{job.metadata.namespace}/trainingjobs/{job.metadata.name}/runs/{run}"
     return {"KUBEFLOW_TRAINER_SERVER_URL": f"{settings.progress_url}/{path}"}

@@ -27,7 +27,7 @@ class Standstill:
         """`None` where some pods do not run, or nobody reports: a user's own trainer may be silent from the start."""
         progress = job.status.progress.runs.get(row.name)
         moved = progress.moved_at if progress and progress.attempt == row.attempt else None
-        silent = not settings.progress_url or (moved is None and job.spec.trainer is not None)
+        silent = not settings.tells_progress or (moved is None and job.spec.trainer is not None)
         if silent or row.started_at is None or state.running < state.wanted:
             return None
         since = max(filter(None, (moved, row.started_at)))
