@@ -98,6 +98,9 @@ class Cluster(Protocol):
     async def list(self, kind: str, namespace: str = "", selector: str = "") -> Manifests:
         """All objects of a kind, in a namespace or in all of them."""
 
+    async def document(self, path: str) -> Manifest:
+        """A document that the server publishes, as its OpenID configuration."""
+
     async def create(self, manifest: Manifest) -> Manifest:
         """A new object, as the server keeps it."""
 
@@ -141,7 +144,6 @@ class Kubernetes:
         return await self._ask("POST", path, manifest, query=[("fieldManager", MANAGER)])
 
     async def document(self, path: str) -> Manifest:
-        """A document that the server publishes, as its OpenID configuration."""
         return await self._ask("GET", path)
 
     async def replace(self, manifest: Manifest) -> Manifest:

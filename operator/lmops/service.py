@@ -68,7 +68,9 @@ class Service:
         """What is wrong with this process, empty when nothing is: one that holds no lease is well and waits."""
         if self.leader.until and not self.leader.leads:
             return "the lease has run out"
-        return f"a key waits for {self.queue.age:.0f} s" if self.queue.age > STUCK else ""
+        if self.queue.age > STUCK:
+            return f"a key waits for {self.queue.age:.0f} s"
+        return self.progress.problem() if self.progress else ""
 
     def waits(self) -> str:
         """What this process still waits for before it does its part, empty when nothing."""

@@ -11,37 +11,17 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from fakecluster import FakeCluster
 from lmops.plan import Manifest
 from lmops.progress.tokens import Holder
 from lmops.progress.trust import Trust, owner_of
+from posts import HOLDER, OWNERS, Objects, chain, made
 
-HOLDER = Holder("default", "reviews-train-a1-master-0", "p-1")
-URL = {"namespace": "default", "job": "reviews", "run": "reviews-train-a1"}
-
-
-def made(kind: str, name: str, uid: str, owner: Manifest | None = None) -> Manifest:
-    """An object with its controller."""
-    references = [{**owner, "controller": True}] if owner else []
-    metadata = {"name": name, "namespace": "default", "uid": uid, "ownerReferences": references}
-    return {"kind": kind, "metadata": metadata}
-
-
-JOB = {"apiVersion": "lmops.dev/v1alpha1", "kind": "TrainingJob", "name": "reviews", "uid": "t-1"}
-CHILD = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "name": "reviews-train-a1", "uid": "c-1"}
-POD = made("Pod", HOLDER.pod, "p-1", CHILD)
-WORKLOAD = made("PyTorchJob", "reviews-train-a1", "c-1", JOB)
-
-
-def cluster(*objects: Manifest) -> FakeCluster:
-    server = FakeCluster()
-    for manifest in objects:
-        server.put(manifest)
-    return server
+URL = {"namespace": "default", "job": "a", "run": "a-train-a1"}
+POD, WORKLOAD, _ = chain()
 
 
 def verdict(objects: tuple[Manifest, ...] = (POD, WORKLOAD), holder: Holder = HOLDER, **url: str) -> str:
-    return asyncio.run(owner_of(cluster(*objects), holder, **{**URL, **url}))
+    return asyncio.run(owner_of(Objects(*objects), holder, **{**URL, **url}))
 
 
 def changed(manifest: Manifest, change: Callable[[Manifest], Any]) -> Manifest:
@@ -52,14 +32,14 @@ def changed(manifest: Manifest, change: Callable[[Manifest], Any]) -> Manifest:
 
 
 def test_a_pod_of_the_run_speaks_for_its_job():
-    assert verdict() == "t-1"
+    assert verdict() == "u-1"
 
 
 def test_a_pod_of_a_preparation_does_too():
-    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "reviews-prepare-a0", "uid": "c-0"}
-    pod, job = made("Pod", "reviews-prepare-a0-x2x", "p-0", owner), made("Job", "reviews-prepare-a0", "c-0", JOB)
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "a-prepare-a0", "uid": "c-0"}
+    pod, job = made("Pod", "a-prepare-a0-x2x", "p-0", owner), made("Job", "a-prepare-a0", "c-0", OWNERS["TrainingJob"])
 
-    assert verdict((pod, job), Holder("default", "reviews-prepare-a0-x2x", "p-0"), run="reviews-prepare-a0") == "t-1"
+    assert verdict((pod, job), Holder("default", "a-prepare-a0-x2x", "p-0"), run="a-prepare-a0") == "u-1"
 
 
 @pytest.mark.parametrize(
@@ -68,46 +48,46 @@ def test_a_pod_of_a_preparation_does_too():
         ({"holder": Holder("default")}, "the token was given to no pod"),
         (
             {"holder": HOLDER._replace(namespace="other")},
-            "pod reviews-train-a1-master-0 is in namespace other, and not in default",
+            "pod a-train-a1-master-0 is in namespace other, and not in default",
         ),
-        ({"objects": (WORKLOAD,)}, "Pod reviews-train-a1-master-0 is gone"),
-        ({"holder": HOLDER._replace(uid="p-0")}, "Pod reviews-train-a1-master-0 is another one of that name"),
+        ({"objects": (WORKLOAD,)}, "Pod a-train-a1-master-0 is gone"),
+        ({"holder": HOLDER._replace(uid="p-0")}, "Pod a-train-a1-master-0 is another one of that name"),
         (
             {"objects": (changed(POD, list.clear), WORKLOAD)},
-            "Pod reviews-train-a1-master-0 is controlled by no Job or PyTorchJob",
+            "Pod a-train-a1-master-0 is controlled by no Job or PyTorchJob",
         ),
         (
             {"objects": (changed(POD, lambda refs: refs[0].update(controller=False)), WORKLOAD)},
-            "Pod reviews-train-a1-master-0 is controlled by no Job or PyTorchJob",
+            "Pod a-train-a1-master-0 is controlled by no Job or PyTorchJob",
         ),
         (
             {"objects": (changed(POD, lambda refs: refs[0].update(kind="ReplicaSet")), WORKLOAD)},
-            "Pod reviews-train-a1-master-0 is controlled by no Job or PyTorchJob",
+            "Pod a-train-a1-master-0 is controlled by no Job or PyTorchJob",
         ),
         (
             {"objects": (changed(POD, lambda refs: refs[0].update(apiVersion="evil.dev/v1")), WORKLOAD)},
-            "Pod reviews-train-a1-master-0 is controlled by no Job or PyTorchJob",
+            "Pod a-train-a1-master-0 is controlled by no Job or PyTorchJob",
         ),
-        ({"objects": (POD,)}, "PyTorchJob reviews-train-a1 is gone"),
+        ({"objects": (POD,)}, "PyTorchJob a-train-a1 is gone"),
         (
             {"objects": (changed(POD, lambda refs: refs[0].update(uid="c-0")), WORKLOAD)},
-            "PyTorchJob reviews-train-a1 is another one of that name",
+            "PyTorchJob a-train-a1 is another one of that name",
         ),
         (
             {"objects": (POD, changed(WORKLOAD, list.clear))},
-            "PyTorchJob reviews-train-a1 is controlled by no TrainingJob",
+            "PyTorchJob a-train-a1 is controlled by no TrainingJob",
         ),
         (
             {"objects": (POD, changed(WORKLOAD, lambda refs: refs[0].update(apiVersion="evil.dev/v1")))},
-            "PyTorchJob reviews-train-a1 is controlled by no TrainingJob",
+            "PyTorchJob a-train-a1 is controlled by no TrainingJob",
         ),
         (
             {"job": "other"},
-            "pod reviews-train-a1-master-0 belongs to TrainingJob reviews, and not to other",
+            "pod a-train-a1-master-0 belongs to TrainingJob a, and not to other",
         ),
         (
-            {"run": "reviews-train-a2"},
-            "pod reviews-train-a1-master-0 belongs to run reviews-train-a1, and not to reviews-train-a2",
+            {"run": "a-train-a2"},
+            "pod a-train-a1-master-0 belongs to run a-train-a1, and not to a-train-a2",
         ),
     ],
 )
@@ -120,7 +100,7 @@ def test_a_broken_link_is_named(case: dict[str, Any], said: str):
 
 def test_labels_prove_nothing():
     stranger = made("Pod", "stranger", "p-9")
-    stranger["metadata"]["labels"] = {"lmops.dev/job": "reviews", "lmops.dev/run": "reviews-train-a1"}
+    stranger["metadata"]["labels"] = {"lmops.dev/job": "reviews", "lmops.dev/run": "a-train-a1"}
 
     with pytest.raises(Exception, match="Pod stranger is controlled by no Job or PyTorchJob"):
         verdict((stranger, WORKLOAD), Holder("default", "stranger", "p-9"))
@@ -130,7 +110,7 @@ async def verify(token: str) -> Holder | None:
     return {"good": HOLDER, "stranger": Holder("default")}.get(token)
 
 
-def guarded(header: str | None, server: FakeCluster) -> tuple[int, str]:
+def guarded(header: str | None, server: Objects) -> tuple[int, str]:
     """What the guard says of a request: the UID, or the refusal."""
     request = make_mocked_request("POST", "/", headers={"Authorization": header} if header is not None else {})
     request._match_info = dict(URL)  # type: ignore[assignment]
@@ -147,8 +127,8 @@ INVALID = "the token is not valid: it must be a pod's own, for the audience lmop
 @pytest.mark.parametrize(
     ("header", "answer"),
     [
-        ("Bearer good", (200, "t-1")),
-        ("bearer good", (200, "t-1")),
+        ("Bearer good", (200, "u-1")),
+        ("bearer good", (200, "u-1")),
         (None, (401, MISSING)),
         ("", (401, MISSING)),
         ("Bearer ", (401, MISSING)),
@@ -158,26 +138,26 @@ INVALID = "the token is not valid: it must be a pod's own, for the audience lmop
     ],
 )
 def test_the_guard_answers(header: str | None, answer: tuple[int, str]):
-    assert guarded(header, cluster(POD, WORKLOAD)) == answer
+    assert guarded(header, Objects(POD, WORKLOAD)) == answer
 
 
 def test_who_brings_no_token_is_told_how_to():
     request = make_mocked_request("POST", "/")
 
     with pytest.raises(web.HTTPUnauthorized) as raised:
-        asyncio.run(Trust(cluster(), verify, "lmops.dev")(request))
+        asyncio.run(Trust(Objects(), verify, "lmops.dev")(request))
     assert raised.value.headers["WWW-Authenticate"] == "Bearer"
 
 
 def test_the_chain_is_walked_once_for_many_posts():
-    server = cluster(POD, WORKLOAD)
+    server = Objects(POD, WORKLOAD)
     request = make_mocked_request("POST", "/", headers={"Authorization": "Bearer good"})
     request._match_info = dict(URL)  # type: ignore[assignment]
     trust = Trust(server, verify, "lmops.dev")
 
     async def play() -> None:
         for _ in range(5):
-            assert await trust(request) == "t-1"
+            assert await trust(request) == "u-1"
 
     asyncio.run(play())
-    assert server.requests == 2
+    assert server.requests == ["get Pod", "get PyTorchJob"]

@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 from pydantic import ValidationError
 
 from lmops.api.trainingjob import TrainingJob
-from lmops.cluster import Kubernetes, RefusedError, UnreachableError
+from lmops.cluster import Cluster, RefusedError, UnreachableError
 from lmops.plan import Manifest
 from lmops.progress.certificates import Keyring, renewed
 from lmops.progress.endpoint import ConflictError, Endpoint
@@ -37,7 +37,7 @@ log = logging.getLogger("lmops.progress")
 class Jobs:
     """The jobs of a cluster, for the endpoint."""
 
-    def __init__(self, cluster: Kubernetes) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
 
     async def read(self, namespace: str, job: str) -> tuple[TrainingJob, str]:
@@ -67,7 +67,7 @@ def _told(refusal: RefusedError) -> Exception:
 class Certificates:
     """The Secret with the endpoint's certificates. All replicas read it, and the leader keeps it."""
 
-    def __init__(self, cluster: Kubernetes, settings: Settings, leads: Callable[[], bool]) -> None:
+    def __init__(self, cluster: Cluster, settings: Settings, leads: Callable[[], bool]) -> None:
         self.cluster, self.leads, self.namespace = cluster, leads, settings.namespace
         service = f"{settings.progress_service}.{settings.namespace}"
         self.names = (f"{service}.svc", f"{service}.svc.cluster.local", service, settings.progress_service)
@@ -112,12 +112,13 @@ def _read(secret: Manifest | None) -> Keyring:
 class Server:
     """The endpoint of one replica. Whether it leads makes no difference to those who post."""
 
-    def __init__(self, settings: Settings, cluster: Kubernetes, certificates: Certificates) -> None:
+    def __init__(self, settings: Settings, cluster: Cluster, certificates: Certificates) -> None:
         self.settings, self.certificates = settings, certificates
         self.endpoint = Endpoint(Jobs(cluster), guard=guard(cluster, settings))
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.port = settings.progress_port
         self._shown = ("", "")
+        self._task: asyncio.Task[None] | None = None
         self.ready = asyncio.Event()
         """Set once there is a certificate to show."""
 
@@ -133,22 +134,25 @@ class Server:
         app.middlewares.append(unavailable)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE)
         await runner.setup()
+        self._task = asyncio.create_task(self._work(runner, listening, publish))
+        self._task.add_done_callback(_ended)
         try:
-            async with asyncio.TaskGroup() as group:
-                site = web.SockSite(runner, listening, ssl_context=self.context)
-                task = group.create_task(self._work(site, publish))
-                yield
-                task.cancel()
+            yield
         finally:
+            self._task.cancel()
             await runner.cleanup()
             listening.close()
+
+    def problem(self) -> str:
+        """What is wrong with it, empty when nothing is."""
+        return "the progress endpoint has ended" if self._task and self._task.done() else ""
 
     async def published(self, within: float) -> None:
         """Waits until there is a certificate, but no longer: jobs that tell no progress are better than no jobs."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.ready.wait(), within)
 
-    async def _work(self, site: web.BaseSite, publish: Callable[[str], None]) -> None:
+    async def _work(self, runner: web.AppRunner, listening: socket.socket, publish: Callable[[str], None]) -> None:
         while True:
             try:
                 keyring = await self.certificates.current(datetime.now(UTC))
@@ -159,7 +163,7 @@ class Server:
                 self.show(keyring)
                 publish(keyring.bundle)
             if keyring and not self.ready.is_set():
-                await site.start()
+                await web.SockSite(runner, listening, ssl_context=self.context).start()
                 self.ready.set()
             await asyncio.sleep(RELOAD if self.ready.is_set() else RETRY)
 
@@ -170,13 +174,18 @@ class Server:
             self._shown = keyring.chain
 
 
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("the progress endpoint has ended", exc_info=error)
+
+
 def _listening(port: int) -> socket.socket:
     """All addresses of this pod, of both families where there are two."""
     both = socket.has_dualstack_ipv6()
     return socket.create_server(("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
 
 
-def guard(cluster: Kubernetes, settings: Settings) -> Trust:
+def guard(cluster: Cluster, settings: Settings) -> Trust:
     """Tokens are reviewed, which only a cluster-wide role allows; else their issuer's keys verify them."""
     audience = settings.progress_audience
     known = Issuer(cluster.document, audience).verify if settings.namespaces else reviewer(cluster.create, audience)
