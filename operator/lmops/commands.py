@@ -43,6 +43,7 @@ def run(
     lease_namespace: Annotated[str, typer.Option(help="Where the leader's Lease lies. Default: the pod's own.")] = "",
     resync: Annotated[float, typer.Option(help="Seconds between two full lists.", min=1)] = 300,
     port: Annotated[int, typer.Option(help="Where /healthz, /readyz and /metrics are.")] = 8080,
+    progress_port: Annotated[int, typer.Option(help="Where the pods of jobs post their progress.")] = 8443,
     json_log: Annotated[bool, typer.Option("--json", help="Log JSON lines.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what Kopf does, too.")] = False,
 ) -> None:
@@ -61,6 +62,7 @@ def run(
         namespace=lease_namespace or service.own_namespace(),
         resync_seconds=resync,
         port=port,
+        progress_port=progress_port,
         **({"trainer_image": trainer_image} if trainer_image else {}),
     )
     try:
@@ -69,7 +71,7 @@ def run(
         print(f"lmops: {lost.exceptions[0]}: this replica ends", file=sys.stderr)
         raise typer.Exit(1) from None
     except* OSError as error:
-        print(f"lmops: port {port}: {error.exceptions[0]}: choose another with --port", file=sys.stderr)
+        print(f"lmops: {error.exceptions[0]}: choose another with --port or --progress-port", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
