@@ -1,0 +1,156 @@
+"""Our CRDs on a real API server: it takes them, explains them, and refuses in the same words as the laptop."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from api.test_types import CASES, EDITS, Case, Fields, data, model, unchanging
+from builders import World, trainingjob
+from cluster.client import Cluster, KubectlError, Manifest
+from lmops.api import TrainingJob
+from lmops.api.crd import KINDS, Schema, resource_schema
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+DOCUMENTS = sorted(EXAMPLES.glob("*/*.yaml"))
+
+
+def job(sections: Fields) -> Manifest:
+    """A job with these sections in its spec."""
+    spec = {**model(), **data(), "output": {"uri": "pvc://models/reviews"}, **sections}
+    return {"apiVersion": "lmops.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": "reviews"}, "spec": spec}
+
+
+def tried(cluster: Cluster, manifest: Manifest) -> Manifest:
+    """What the server would make of a manifest."""
+    command = ("create", "--dry-run=server", "-o", "json", "-f", "-")
+    found: Manifest = json.loads(cluster.kubectl(*command, stdin=json.dumps(manifest)))
+    return found
+
+
+def refused(cluster: Cluster, *command: str, manifest: Manifest) -> list[str]:
+    """Why the server refuses a manifest: its own words, a line for each field, without a text that it repeats."""
+    with pytest.raises(KubectlError) as error:
+        cluster.kubectl(*command, "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
+    told = re.sub(r'(Invalid value: )"[^"]*": ', r"\1", str(error.value))
+    return [line.strip("* ") for line in told.splitlines()]
+
+
+def test_the_crds_are_established(cluster: Cluster) -> None:
+    served = cluster.kubectl("api-resources", "--api-group=lmops.dev", "-o", "name").split()
+
+    assert served == [f"{kind.plural}.lmops.dev" for kind in KINDS]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_spec_that_breaks_a_rule_is_refused_in_its_words(cluster: Cluster, case: Case) -> None:
+    assert refused(cluster, "create", manifest=job(case.broken)) == [
+        f'The TrainingJob "reviews" is invalid: spec.{case.place}: Invalid value: {case.message}'
+    ]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_spec_that_keeps_a_rule_is_admitted(cluster: Cluster, case: Case) -> None:
+    assert tried(cluster, job(case.kept))["kind"] == "TrainingJob"
+
+
+@pytest.mark.parametrize("field", EDITS)
+def test_a_job_that_exists_keeps_its_settings(cluster: Cluster, namespace: str, field: str) -> None:
+    cluster.apply(job({}), namespace=namespace)
+
+    assert refused(cluster, "replace", "-n", namespace, manifest=job(EDITS[field])) == [
+        f'The TrainingJob "reviews" is invalid: spec: Invalid value: {unchanging(field)}'
+    ]
+
+
+@pytest.mark.parametrize("field", ["workspace", "credentials"])
+def test_a_section_cannot_be_taken_away(cluster: Cluster, namespace: str, field: str) -> None:
+    cluster.apply(job(EDITS[field]), namespace=namespace)
+
+    assert refused(cluster, "replace", "-n", namespace, manifest=job({})) == [
+        f'The TrainingJob "reviews" is invalid: spec: Invalid value: {unchanging(field)}'
+    ]
+
+
+def test_suspend_and_defaults_that_are_written_out_may_change(cluster: Cluster, namespace: str) -> None:
+    cluster.apply(job({}), namespace=namespace)
+    before = cluster.get("trainingjob", "reviews", namespace)
+
+    cluster.apply(job({"training": {"seed": 42}, "retry": {"restarts": 3}, "suspend": True}), namespace=namespace)
+
+    after = cluster.get("trainingjob", "reviews", namespace)
+    assert after["spec"] == {**before["spec"], "suspend": True}
+    assert after["metadata"]["generation"] == before["metadata"]["generation"] + 1
+
+
+def test_a_name_that_children_could_not_bear_is_refused(cluster: Cluster) -> None:
+    manifest = job({}) | {"metadata": {"name": "r" * 37}}
+
+    assert "metadata.name: Too long: may not be more than 36 bytes" in refused(cluster, "create", manifest=manifest)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(EXAMPLES)))
+def test_an_example_is_admitted_with_the_defaults_of_its_types(cluster: Cluster, document: Path) -> None:
+    command = ("apply", "--dry-run=server", "--validate=strict", "-o", "json", "-f", document)
+    admitted = TrainingJob.model_validate_json(cluster.kubectl(*command)).spec
+    written = TrainingJob.model_validate(yaml.safe_load(document.read_text())).spec
+
+    assert admitted.model_dump(exclude_unset=True) == written.model_dump(exclude_none=True)
+
+
+def test_a_field_that_there_is_not_is_refused(cluster: Cluster) -> None:
+    manifest = job({"model": {**model()["model"], "taks": "CausalLM"}})
+
+    assert refused(cluster, "create", manifest=manifest)[-1].endswith(
+        'strict decoding error: unknown field "spec.model.taks"'
+    )
+
+
+def fields(schema: Schema) -> list[tuple[int, str]]:
+    """The fields of a schema with their depths, as `kubectl explain --recursive` lists them."""
+    found = []
+    for name, inner in sorted(schema.get("properties", {}).items()):
+        found += [(0, name), *((depth + 1, field) for depth, field in fields(_element(inner)))]
+    return found
+
+
+def _element(schema: Schema) -> Schema:
+    inner = schema.get("items") or schema.get("additionalProperties")
+    return _element(inner) if inner else schema
+
+
+@pytest.mark.parametrize("part", ["spec", "status"])
+def test_every_field_is_explained(cluster: Cluster, part: str) -> None:
+    schema = resource_schema(KINDS[0])["properties"][part]
+    explained = cluster.kubectl("explain", f"trainingjob.{part}", "--recursive")
+    lines = explained.partition("FIELDS:\n")[2].splitlines()
+    listed = [line for line in lines if "\t<" in line]
+
+    assert [(_depth(line), line.split("\t")[0].strip()) for line in listed] == fields(schema)
+    assert explained.count(schema["description"].split(".")[0]) == 1
+
+
+def _depth(line: str) -> int:
+    return (len(line) - len(line.lstrip())) // 2 - 1
+
+
+def test_a_field_explains_itself_with_the_sentence_of_its_type(cluster: Cluster) -> None:
+    sentence = resource_schema(KINDS[0])["properties"]["spec"]["properties"]["suspend"]["description"]
+
+    assert sentence in " ".join(cluster.kubectl("explain", "tj.spec.suspend").split())
+
+
+def test_a_status_is_kept_to_its_last_field(cluster: Cluster, namespace: str) -> None:
+    world = World(trainingjob())
+    world.complete("prepare", "train", "evaluate")
+    status = world.job.status.manifest()
+    cluster.apply(job({}), namespace=namespace)
+
+    patch = ("patch", "trainingjob", "reviews", "-n", namespace, "--subresource=status", "--type=merge", "-p")
+    cluster.kubectl(*patch, json.dumps({"status": status}))
+
+    assert cluster.get("trainingjob", "reviews", namespace)["status"] == status
