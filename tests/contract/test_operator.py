@@ -1,0 +1,99 @@
+"""The operator as a process with its own rights, beside Kubernetes' and Kubeflow's controllers. Tests play the pods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from builders import EVALUATION, MODEL, trainingjob
+from cluster.client import Cluster, Manifest
+from cluster.players import Players
+
+pytestmark = pytest.mark.usefixtures("running_operator")
+LOST = {"class": "WorkerLost", "reason": "RankKilled", "message": "Rank 1 was killed by SIGKILL.", "remedy": "-"}
+
+
+@pytest.fixture
+def players(cluster: Cluster, namespace: str) -> Iterator[Players]:
+    """A job of two nodes that has been applied, and its pods."""
+    manifest = trainingjob(resources={"nodes": 2}, checkpoint={"every": {"steps": 20}}).manifest()
+    applied = {**manifest, "metadata": {"name": "reviews"}}
+    applied.pop("status")
+    cluster.apply(applied, namespace=namespace)
+    yield Players(cluster, namespace, "reviews")
+    cluster.kubectl("delete", "trainingjob", "--all", "-n", namespace, "--wait=false")
+
+
+def phase(players: Players, word: str) -> Manifest:
+    """The job, once it is in a phase."""
+    return players.cluster.until(
+        "trainingjob", "reviews", lambda job: job.get("status", {}).get("phase") == word, players.namespace
+    )
+
+
+def runs(job: Manifest) -> list[tuple[str, str, str | None]]:
+    """The ledger in short."""
+    return [(run["name"], run["state"], run.get("reason")) for run in job["status"]["runs"]]
+
+
+def test_a_job_lives_from_apply_to_succeeded(players: Players) -> None:
+    players.run("prepare-a0")
+    assert phase(players, "Preparing")["status"]["display"]["nodes"] == "1/1"
+    players.succeed("prepare-a0")
+    players.run("train-a0", 2)
+    players.cluster.until("trainingjob", "reviews", lambda job: shown(job) == "2/2", players.namespace)
+    players.succeed("train-a0", 2)
+    players.run("evaluate-a0")
+    players.succeed("evaluate-a0")
+
+    job = phase(players, "Succeeded")
+
+    assert runs(job) == [
+        ("reviews-prepare-a0", "Succeeded", "Completed"),
+        ("reviews-train-a0", "Succeeded", "Completed"),
+        ("reviews-evaluate-a0", "Succeeded", "Completed"),
+    ]
+    assert (job["status"]["model"], job["status"]["evaluation"]["metrics"]) == (MODEL, EVALUATION["metrics"])
+    assert "finalizers" not in job["metadata"]
+    assert events(players) == ["Created", "Created", "Created", "Completed"]
+
+
+def shown(job: Manifest) -> str:
+    """The nodes as `kubectl get` shows them."""
+    return str(job.get("status", {}).get("display", {}).get("nodes"))
+
+
+def events(players: Players) -> list[str]:
+    """The reasons of the job's events, without those that only a slow test sees."""
+    found = players.cluster.list("events.events.k8s.io", players.namespace)
+    told = sorted(found, key=lambda event: str(event["eventTime"]))
+    reasons = [str(event["reason"]) for event in told if event["regarding"]["kind"] == "TrainingJob"]
+    return [reason for reason in reasons if reason not in ("Started", "StageCompleted")]
+
+
+def test_a_failed_attempt_is_recorded_deleted_and_followed_by_another(players: Players) -> None:
+    players.run("prepare-a0")
+    players.succeed("prepare-a0")
+    _, second = players.run("train-a0", 2)
+    phase(players, "Running")
+    players.fail(second, "train-a0", failure=LOST, checkpoint=100)
+    players.run("train-a1", 2)
+
+    job = phase(players, "Running")
+
+    assert runs(job)[1:] == [
+        ("reviews-train-a0", "Failed", "RankKilled"),
+        ("reviews-train-a1", "Running", None),
+    ]
+    assert (job["status"]["restarts"], job["status"]["runs"][1]["checkpoint"]) == (1, 100)
+    assert [child["metadata"]["name"] for child in children(players, "pytorchjob")] == ["reviews-train-a1"]
+    players.succeed("train-a1", 2)
+    players.run("evaluate-a0")
+    players.succeed("evaluate-a0")
+    assert phase(players, "Succeeded")["status"]["restarts"] == 1
+
+
+def children(players: Players, kind: str) -> list[Manifest]:
+    """What the job has made of a kind."""
+    return players.cluster.list(kind, players.namespace, "lmops.dev/job=reviews")
