@@ -16,8 +16,8 @@ from builders import trainingjob
 from lmops.api import Resolved, Run, RunId
 from lmops.api.crd import KINDS, Schema, resource_schema
 from lmops.api.trainingjob import RecipeSpec
+from lmops.documents import AdmissionError, read
 from lmops.local.admission import Admitted, admit
-from lmops.local.documents import AdmissionError, read
 from lmops.local.home import Home
 from lmops.local.tables import now
 

@@ -15,8 +15,8 @@ import psutil
 import pytest
 import yaml
 
+from lmops.documents import read
 from lmops.local.admission import admit
-from lmops.local.documents import read
 from lmops.local.home import Home
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

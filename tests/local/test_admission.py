@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from lmops.documents import AdmissionError, read
 from lmops.local.admission import Admitted, admit
-from lmops.local.documents import AdmissionError, read
 from lmops.local.home import Home
 from lmops.local.tables import now
 

@@ -7,33 +7,22 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from lmops.api.base import API_VERSION
 from lmops.api.crd import Schema, resource_schema
-from lmops.local.documents import AdmissionError, Document, FieldPath, override, spelled
+from lmops.documents import AdmissionError, Document, override
 from lmops.local.home import Home, in_namespace
 from lmops.local.kinds import KINDS, Kind
-from lmops.local.schema import broken_rules, defaulted, unknown, without_nulls
+from lmops.local.schema import broken_rules, defaulted, without_nulls
 from lmops.plan import Manifest
+from lmops.words import Problem, camel, hint, sentence, shown, stray, unknown, wrong
 
 PLAIN = {"Secret": "v1", "PersistentVolumeClaim": "v1", "Namespace": "v1"}
 """Other kinds that may stand in the files: Secrets are kept, claims become folders, namespaces need nothing."""
 METADATA = ("name", "namespace", "labels", "annotations", "finalizers", "ownerReferences")
-
-TYPES = {
-    "int_": "a whole number",
-    "float_": "a number",
-    "finite_number": "a finite number",
-    "bool_": "true or false",
-    "string_": "a text (put it in quotes)",
-    "list_": "a list",
-    "dict_": "a mapping of fields",
-    "model_": "a mapping of fields",
-}
 
 
 @dataclass(frozen=True)
@@ -42,13 +31,6 @@ class Admitted:
 
     resources: tuple[Manifest, ...]
     others: tuple[Manifest, ...]
-
-
-class Problem(NamedTuple):
-    """What is wrong with one field."""
-
-    path: FieldPath
-    sentence: str
 
 
 def admit(documents: list[Document], home: Home, assignments: list[str], namespace: str = "default") -> Admitted:
@@ -66,7 +48,7 @@ def admit(documents: list[Document], home: Home, assignments: list[str], namespa
             resources.append(_stored(document.value, kind, namespace))
             problems = _problems(document.value, kind, _old(home, resources[-1]))
         located = sorted(problems, key=lambda problem: document.line(problem.path))
-        sentences += [_sentence(document, problem) for problem in located]
+        sentences += [sentence(document, problem) for problem in located]
     sentences += _twice(resources)
     if not documents:
         sentences = ["There is nothing in these files to apply."]
@@ -92,14 +74,14 @@ def _form(document: Document) -> Iterator[Problem]:
     if kind is None:
         yield Problem(("kind",), f"must be set: {_or(list(KINDS))}")
     elif kind not in known:
-        help_ = _hint(str(kind), list(known)) or f"; known: {', '.join(known)}"
-        yield Problem(("kind",), f"{_shown(kind)} is not known here{help_}")
+        help_ = hint(str(kind), list(known)) or f"; known: {', '.join(known)}"
+        yield Problem(("kind",), f"{shown(kind)} is not known here{help_}")
     elif version != known[kind]:
-        said = "must be set" if version is None else f"{_shown(version)} is not known here"
+        said = "must be set" if version is None else f"{shown(version)} is not known here"
         yield Problem(("apiVersion",), f"{said}; write {known[kind]}")
     for part in ("metadata", "spec") if kind in KINDS else ("metadata",):
         if not isinstance(value.get(part), dict):
-            said = "must be set" if value.get(part) is None else f"{_shown(value[part])} is not a mapping of fields"
+            said = "must be set" if value.get(part) is None else f"{shown(value[part])} is not a mapping of fields"
             yield Problem((part,), said)
 
 
@@ -125,15 +107,15 @@ def _problems(value: Manifest, kind: Kind, old: Any) -> list[Problem]:
     schema = resource_schema(kind.crd)
     strange = list(unknown({k: v for k, v in value.items() if k not in ("metadata", "status")}, schema))
     strange += [(("metadata", k), list(METADATA)) for k in value.get("metadata") or {} if k not in METADATA]
-    close = {path: get_close_matches(_camel(str(path[-1])), names, n=1) for path, names in strange}
+    close = {path: get_close_matches(camel(str(path[-1])), names, n=1) for path, names in strange}
     meant = {(*path[:-1], *match) for path, match in close.items()}
-    wrong = [problem for problem in _wrong(value, kind, schema) if problem.path not in meant]
+    others = [problem for problem in _wrong(value, kind, schema) if problem.path not in meant]
     ruled = broken_rules(
         defaulted(value.get("spec", {}), schema["properties"]["spec"]), schema["properties"]["spec"], old
     )
     return [
-        *(Problem(path, f"no such field{_meant(path, names)}") for path, names in strange),
-        *wrong,
+        *(stray(path, names) for path, names in strange),
+        *others,
         *(Problem(("spec", *path), message) for path, message in ruled),
     ]
 
@@ -143,75 +125,16 @@ def _wrong(value: Manifest, kind: Kind, schema: Schema) -> Iterator[Problem]:
     name = (value.get("metadata") or {}).get("name")
     rule = schema["properties"]["metadata"]["properties"]["name"]
     if not isinstance(name, str):
-        yield Problem(("metadata", "name"), "must be set" if name is None else f"{_shown(name)} is not a text")
+        yield Problem(("metadata", "name"), "must be set" if name is None else f"{shown(name)} is not a text")
     elif not _is_name(name, rule["maxLength"]):
         form = f"at most {rule['maxLength']} small letters, digits and hyphens, the first a letter, the last no hyphen"
-        yield Problem(("metadata", "name"), f"{_shown(name)} is not a name: {form}")
+        yield Problem(("metadata", "name"), f"{shown(name)} is not a name: {form}")
     body = {key: inner for key, inner in value.items() if key not in ("metadata", "status")}
     try:
         document = json.dumps({**body, "metadata": {"name": "x"}})
         kind.crd.model.model_validate_json(document, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            path, found = _followed(value, detail["loc"], detail["type"] == "missing")
-            if words := _words(detail, found, schema, path):
-                yield Problem(path, words)
-
-
-def _words(error: ErrorDetails, value: Any, schema: Schema, path: FieldPath) -> str | None:
-    """One sentence for what pydantic found."""
-    context: dict[str, Any] = error.get("ctx") or {}
-    match error["type"]:
-        case "extra_forbidden":
-            return None
-        case "missing":
-            return "must be set"
-        case "literal_error":
-            words = [str(word) for word in _at(schema, path).get("enum", ())] or [str(context["expected"])]
-            return f"{_shown(value)} is not one of {', '.join(words)}{_hint(str(value), words)}"
-        case "string_pattern_mismatch":
-            return f"{_shown(value)} is not {_form_of(context['pattern'])}"
-        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            bound = next(context[key] for key in ("gt", "ge", "lt", "le") if key in context)
-            side = {"greater_than": "not above", "greater_than_equal": "below", "less_than": "not below"}
-            return f"{_shown(value)} is {side.get(error['type'], 'above')} {bound:g}"
-        case "too_long" | "string_too_long":
-            return f"too long: {context['max_length']} at most"
-        case "too_short" | "string_too_short":
-            return f"too short: {context['min_length']} at least"
-        case type_ if signs := [sign for sign in TYPES if type_.startswith(sign)]:
-            return f"{_shown(value)} is not {TYPES[signs[0]]}"
-    return f"{_shown(value)}: {error['msg']}"
-
-
-def _form_of(pattern: str) -> str:
-    """A pattern in words, where it has some."""
-    if "hf://" in pattern:
-        return "a URI: write pvc://claim/folder or hf://owner/name"
-    if "pvc://" in pattern:
-        return "a URI on a volume: write pvc://claim/folder"
-    if "Ki|Mi" in pattern:
-        return "a quantity: write a number such as 2, 500m or 4Gi"
-    return f"of the form {pattern}"
-
-
-def _followed(value: Any, location: tuple[str | int, ...], missing: bool) -> tuple[FieldPath, Any]:
-    """The part of an error's location that is in the document, and what stands there."""
-    path: list[str | int] = []
-    for step in location:
-        inside = isinstance(value, dict) and step in value
-        if not inside and not (isinstance(value, list) and isinstance(step, int) and step < len(value)):
-            return (*path, *((step,) if missing else ())), value
-        value = value[step]
-        path.append(step)
-    return tuple(path), value
-
-
-def _at(schema: Schema, path: FieldPath) -> Schema:
-    for step in path:
-        inner = schema.get("items") if isinstance(step, int) else schema.get("properties", {}).get(step)
-        schema = inner or schema.get("additionalProperties", {})
-    return schema
+        yield from wrong(error, value, schema)
 
 
 def _twice(resources: list[Manifest]) -> list[str]:
@@ -220,32 +143,8 @@ def _twice(resources: list[Manifest]) -> list[str]:
     return [f"{name} stands in these files more than once" for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
-def _sentence(document: Document, problem: Problem) -> str:
-    return ": ".join(filter(None, (document.place(problem.path), spelled(problem.path), problem.sentence)))
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _hint(word: str, known: list[str]) -> str:
-    match = get_close_matches(word, known, n=1)
-    return f'; did you mean "{match[0]}"?' if match else ""
-
-
-def _meant(path: FieldPath, names: list[str]) -> str:
-    """The name that was meant, or else all names there are."""
-    return _hint(_camel(str(path[-1])), names) or f"; there {'are' if len(names) > 1 else 'is'} {', '.join(names)}"
-
-
 def _or(words: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _camel(word: str) -> str:
-    head, *rest = word.split("_")
-    return head + "".join(part.title() for part in rest)
 
 
 def _is_name(name: str, longest: int) -> bool:

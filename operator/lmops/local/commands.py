@@ -16,11 +16,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lmops.documents import AdmissionError, read
 from lmops.local import tables
 from lmops.local.admission import Admitted, admit, secret_data
 from lmops.local.detached import detach
 from lmops.local.display import Screen
-from lmops.local.documents import AdmissionError, read
 from lmops.local.home import Folder, Home, LeavingError
 from lmops.local.kinds import KINDS
 from lmops.local.logs import print_logs

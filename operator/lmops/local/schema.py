@@ -10,7 +10,7 @@ from typing import Any
 from cel_expr_python import cel
 
 from lmops.api.crd import Schema
-from lmops.local.documents import FieldPath
+from lmops.documents import FieldPath
 
 
 def without_nulls(value: Any) -> Any:
@@ -33,21 +33,6 @@ def defaulted(value: Any, schema: Schema) -> Any:
     if schema.get("type") == "number" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value
-
-
-def unknown(value: Any, schema: Schema, path: FieldPath = ()) -> Iterator[tuple[FieldPath, list[str]]]:
-    """Every field that the schema does not have, with the names it has there."""
-    if isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from unknown(inner, schema.get("items", {}), (*path, index))
-    if not isinstance(value, dict):
-        return
-    fields: dict[str, Schema] = schema.get("properties", {})
-    for key, inner in value.items():
-        if "properties" in schema and key not in fields:
-            yield (*path, key), list(fields)
-        else:
-            yield from unknown(inner, fields.get(key) or schema.get("additionalProperties") or {}, (*path, key))
 
 
 def broken_rules(value: Any, schema: Schema, old: Any = None, path: FieldPath = ()) -> Iterator[tuple[FieldPath, str]]:

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from lmops.local.documents import AdmissionError, Document, read
+from lmops.documents import AdmissionError, Document, read
 from lmops.local.home import Folder, Home, in_namespace
 from lmops.local.kinds import KINDS
 from lmops.local.volumes import SCHEME

@@ -11,8 +11,6 @@ from typing import Any
 
 import yaml
 
-from lmops.plan import Manifest
-
 FieldPath = tuple[str | int, ...]
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -158,7 +156,7 @@ def _path(name: str) -> FieldPath:
     )
 
 
-def _put(value: Manifest, path: FieldPath, new: Any) -> None:
+def _put(value: dict[str, Any], path: FieldPath, new: Any) -> None:
     *way, last = path
     inner: Any = value
     for step in way:
