@@ -11,6 +11,9 @@ from typing import Annotated
 
 import typer
 
+from lmops.documents import AdmissionError
+from lmops.settings import Settings, read
+
 app = typer.Typer(no_args_is_help=True, help="The operator: it reconciles the resources of a cluster.")
 
 
@@ -36,14 +39,15 @@ def operator() -> None:
 
 @app.command()
 def run(
+    settings: Annotated[str, typer.Option(metavar="FILE", help="A YAML file of settings; what is typed wins.")] = "",
     namespace: Annotated[
         list[str] | None, typer.Option(help="Watch this namespace only; several are possible.")
     ] = None,
     trainer_image: Annotated[str, typer.Option(help="The image of prepare, train and evaluate.")] = "",
     lease_namespace: Annotated[str, typer.Option(help="Where the leader's Lease lies. Default: the pod's own.")] = "",
-    resync: Annotated[float, typer.Option(help="Seconds between two full lists.", min=1)] = 300,
-    port: Annotated[int, typer.Option(help="Where /healthz, /readyz and /metrics are.")] = 8080,
-    progress_port: Annotated[int, typer.Option(help="Where the pods of jobs post their progress.")] = 8443,
+    resync: Annotated[float | None, typer.Option(help="Seconds between two full lists.", min=1)] = None,
+    port: Annotated[int | None, typer.Option(help="Where /healthz, /readyz and /metrics are.")] = None,
+    progress_port: Annotated[int | None, typer.Option(help="Where the pods of jobs post their progress.")] = None,
     json_log: Annotated[bool, typer.Option("--json", help="Log JSON lines.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what Kopf does, too.")] = False,
 ) -> None:
@@ -54,17 +58,18 @@ def run(
         print(f"lmops: {missing.name} is not installed: pip install 'lmops[operator]'", file=sys.stderr)
         raise typer.Exit(1) from None
     from lmops.leader import LostError
-    from lmops.settings import Settings
 
     _log(json_log, verbose)
-    chosen = Settings(
-        namespaces=tuple(namespace or ()),
-        namespace=lease_namespace or service.own_namespace(),
-        resync_seconds=resync,
-        port=port,
-        progress_port=progress_port,
-        **({"trainer_image": trainer_image} if trainer_image else {}),
-    )
+    chosen = _read(settings)
+    typed = {
+        "namespaces": tuple(namespace or ()),
+        "trainer_image": trainer_image,
+        "namespace": lease_namespace or chosen.namespace or service.own_namespace(),
+        "resync_seconds": resync,
+        "port": port,
+        "progress_port": progress_port,
+    }
+    chosen = chosen.model_copy(update={name: value for name, value in typed.items() if value not in (None, "", ())})
     try:
         asyncio.run(service.run(chosen))
     except* LostError as lost:
@@ -72,6 +77,14 @@ def run(
         raise typer.Exit(1) from None
     except* OSError as error:
         print(f"lmops: {error.exceptions[0]}: choose another with --port or --progress-port", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _read(file: str) -> Settings:
+    try:
+        return read(file) if file else Settings()
+    except AdmissionError as error:
+        print(error, file=sys.stderr)
         raise typer.Exit(1) from None
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import json
 
-from lmops.api.base import Model
+from pydantic import Field, ValidationError
+
+from lmops import documents
+from lmops.api.base import Model, Quantity
+from lmops.api.crd import structural
 from lmops.api.pod import PodSettings
 from lmops.api.trainingjob import Credentials
+from lmops.documents import AdmissionError
+from lmops.words import sentence, stray, unknown, wrong
 
 
 class Defaults(Model):
@@ -18,24 +24,22 @@ class Defaults(Model):
     """The Secret of a resource that names none. It has to be in the resource's namespace."""
     queue_name: str | None = None
     """The Kueue queue of a resource that names none."""
-    ttl_seconds_after_finished: int | None = None
+    ttl_seconds_after_finished: int | None = Field(None, ge=0)
     """How long children stay after the end of a resource that does not say it."""
     accelerator: str = "nvidia.com/gpu"
     """The resource name of an accelerator that has none."""
 
 
-class Settings(BaseModel):
+class Settings(Model):
     """The operator's configuration. The laptop has one of its own."""
-
-    model_config = ConfigDict(frozen=True)
 
     trainer_image: str = "lmops-trainer:dev"
     """The image of prepare, train and evaluate."""
     progress_url: str = ""
-    """Where pods post their progress; `/namespaces/<ns>/trainingjobs/<job>/runs/<run>` is added. Empty: nowhere."""
+    """Where pods post their progress; `/namespaces/<ns>/trainingjobs/<job>/runs/<run>` is added. Empty: the Service."""
     progress_ca: str = ""
     """Whom pods trust at that place: certificates as PEM. An https URL without them is not told to pods."""
-    progress_port: int = 8443
+    progress_port: int = Field(8443, ge=0, le=65535)
     """Where the operator serves the progress endpoint, and its Service too."""
     progress_service: str = "lmops-progress"
     """The Service that leads pods there."""
@@ -43,28 +47,46 @@ class Settings(BaseModel):
     """The audience of the tokens that pods show there."""
     user: int | None = 1000
     """The user and group id of pods; none where the platform assigns it, as OpenShift does."""
-    scratch: str = "20Gi"
+    scratch: Quantity = "20Gi"
     """The size of a pod's local scratch."""
-    shared_memory: str = "2Gi"
+    shared_memory: Quantity = "2Gi"
     """The size of /dev/shm, counted in the memory limit."""
-    grace_seconds: int = 60
+    grace_seconds: int = Field(60, ge=0)
     """How long a pod may take to save a checkpoint after SIGTERM."""
-    image_pull_seconds: int = 900
+    image_pull_seconds: int = Field(900, ge=0)
     """How long an image may not be had before the job has failed, where it does not say that itself."""
     defaults: Defaults = Defaults()
     """What a resource gets that does not say it itself."""
-    stops_without_progress: int = 3
+    stops_without_progress: int = Field(3, ge=1)
     """How often in a row a run may be stopped from outside before a newer checkpoint was saved."""
     namespaces: tuple[str, ...] = ()
     """The namespaces that the operator watches; none is all."""
-    namespace: str = "default"
-    """The operator's own namespace, where its Lease is."""
-    resync_seconds: float = 300
+    namespace: str = ""
+    """The operator's own namespace, where its Lease is. Empty: that of its pod."""
+    resync_seconds: float = Field(300, gt=0)
     """Seconds between two full lists, which find what watches have missed."""
-    port: int = 8080
+    port: int = Field(8080, ge=1, le=65535)
     """Where health and metrics are served."""
 
     @property
     def tells_progress(self) -> bool:
         """Whether pods can post their progress: to an https URL only if they know whom to trust there."""
         return bool(self.progress_ca) if self.progress_url.startswith("https://") else bool(self.progress_url)
+
+
+def read(file: str) -> Settings:
+    """The settings of a YAML file; raises `AdmissionError` with a sentence for each field that is none."""
+    found = documents.read([file])
+    if not found:
+        return Settings()
+    document, *more = found
+    if more:
+        raise AdmissionError([f"{more[0].place(())}: a second document; all settings stand in one"])
+    schema = structural(Settings.model_json_schema(by_alias=True))
+    problems = [stray(path, names) for path, names in unknown(document.value, schema)]
+    try:
+        return Settings.model_validate_json(json.dumps(document.value, default=str), strict=True, by_name=False)
+    except ValidationError as error:
+        problems += wrong(error, document.value, schema)
+    located = sorted(problems, key=lambda problem: document.line(problem.path))
+    raise AdmissionError([sentence(document, problem) for problem in located])
