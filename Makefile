@@ -26,7 +26,8 @@ lint: .venv/dev
 	$(BIN)/lint-imports --no-logo
 
 crds: .venv/dev
-	$(BIN)/python -m lmops.api.crd crds
+	$(BIN)/python -m lmops.api.crd crds charts/lmops/files/crds
+	$(BIN)/python charts/schema.py
 
 bench: .venv/dev
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews gpt2

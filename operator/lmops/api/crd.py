@@ -237,4 +237,5 @@ def write(folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    print(*write(Path(sys.argv[1])), sep="\n")
+    for name in sys.argv[1:]:
+        print(*write(Path(name)), sep="\n")

@@ -1,0 +1,65 @@
+{{/* The labels of everything. */}}
+{{- define "lmops.labels" -}}
+{{- $own := dict
+  "app.kubernetes.io/version" .Chart.AppVersion
+  "app.kubernetes.io/managed-by" .Release.Service
+  "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version)
+-}}
+{{- merge (include "lmops.selector" . | fromYaml) $own .Values.labels | toYaml -}}
+{{- end }}
+
+{{/* The labels by which the operator's pods are found. */}}
+{{- define "lmops.selector" -}}
+app.kubernetes.io/name: lmops-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* An image of the values: the registry before it, and after it this version where it has no tag and no digest. */}}
+{{- define "lmops.operatorImage" -}}{{ include "lmops.image" (list . .Values.images.operator) }}{{- end }}
+{{- define "lmops.trainerImage" -}}{{ include "lmops.image" (list . .Values.images.trainer) }}{{- end }}
+{{- define "lmops.image" -}}
+{{- $root := first . -}}{{- $name := last . -}}
+{{- with $root.Values.images.registry }}{{ trimSuffix "/" . }}/{{ end -}}
+{{- $name }}{{ if not (regexMatch "@|:[^/]+$" $name) }}:{{ $root.Chart.AppVersion }}{{ end -}}
+{{- end }}
+
+{{/* The settings: what the chart knows, and what the values say. */}}
+{{- define "lmops.settings" -}}
+{{- $known := dict
+  "trainerImage" (include "lmops.trainerImage" .)
+  "progressUrl" (printf "https://lmops-progress.%s.svc:8443" .Release.Namespace)
+  "namespace" .Release.Namespace
+  "namespaces" .Values.watchNamespaces
+-}}
+{{- if .Values.openshift }}{{ $known = set $known "user" nil }}{{ end -}}
+{{- merge $known .Values.settings | toYaml -}}
+{{- end }}
+
+{{/* What the operator does in a namespace with jobs. */}}
+{{- define "lmops.rules" -}}
+- apiGroups: [lmops.dev]
+  resources: [trainingjobs]
+  verbs: [get, list, watch]
+- apiGroups: [lmops.dev]
+  resources: [trainingjobs/status]
+  verbs: [patch]
+# Some clusters, OpenShift among them, want this of one who makes children that block their owner's deletion.
+- apiGroups: [lmops.dev]
+  resources: [trainingjobs/finalizers]
+  verbs: [update]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [kubeflow.org]
+  resources: [pytorchjobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end }}
