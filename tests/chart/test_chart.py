@@ -1,0 +1,330 @@
+"""The chart: what it renders is what the operator needs, and no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from pydantic.alias_generators import to_camel
+
+import helm
+from lmops.api import crd
+from lmops.cluster import RESOURCES
+from lmops.kinds import KINDS
+from lmops.settings import Settings, read
+from schemas import check
+
+ROOT = Path(__file__).parents[2]
+VALUES: dict[str, dict[str, Any]] = {
+    "the defaults": {},
+    "two replicas": {"replicaCount": 2, "priorityClassName": "system-cluster-critical"},
+    "two namespaces": {"watchNamespaces": ["a", "b"]},
+    "nothing of the cluster": {
+        "watchNamespaces": ["a"],
+        "crds": {"enabled": False},
+        "rbac": {"aggregate": False},
+    },
+    "OpenShift": {"openshift": True},
+    "everything": {
+        "images": {"registry": "registry.example.com/ai", "pullSecrets": ["pull"], "pullPolicy": "Always"},
+        "replicaCount": 2,
+        "settings": {"scratch": "50Gi", "graceSeconds": 120, "resyncSeconds": 600},
+        "log": {"format": "JSON", "verbose": True},
+        "crds": {"keep": False},
+        "metrics": {"annotations": False},
+        "serviceAccount": {"annotations": {"example.com/role": "lmops"}},
+        "resources": {"limits": {"cpu": 1, "memory": "1Gi"}},
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "control", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
+        }}},
+        "labels": {"team": "models"},
+        "podLabels": {"sidecar": "none"},
+        "podAnnotations": {"example.com/checked": "yes"},
+    },
+}  # fmt: skip
+"""Values that a platform team may set, by what they are for."""
+
+Rights = set[tuple[str, str, str, str]]
+"""(API group, resource, the object's name or nothing, verb)."""
+
+
+@pytest.fixture(params=VALUES, scope="module")
+def manifests(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """What the chart makes of each set of values."""
+    return helm.rendered(VALUES[request.param])
+
+
+def of(manifests: list[dict[str, Any]], kind: str, name: str = "") -> list[dict[str, Any]]:
+    return [m for m in manifests if m["kind"] == kind and name in ("", m["metadata"]["name"])]
+
+
+def deployment(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = of(manifests, "Deployment")
+    return found["spec"]
+
+
+def settings(manifests: list[dict[str, Any]], folder: Path) -> Settings:
+    """What the operator reads of the ConfigMap."""
+    (found,) = of(manifests, "ConfigMap")
+    (folder / "settings.yaml").write_text(found["data"]["settings.yaml"])
+    return read(str(folder / "settings.yaml"))
+
+
+def rights(manifests: list[dict[str, Any]], kind: str, name: str) -> Rights:
+    (role,) = of(manifests, kind, name)
+    return {
+        (group, resource, only, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for only in rule.get("resourceNames", [""])
+        for verb in rule["verbs"]
+    }
+
+
+def test_helm_finds_nothing_to_say_about_the_chart():
+    done = helm.run("lint", "--strict", str(helm.CHART))
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_an_api_server_would_take_all_of_it(manifests: list[dict[str, Any]]):
+    for manifest in manifests:
+        check(manifest)
+
+
+def test_everything_stands_in_the_namespace_of_the_release_and_carries_its_labels(manifests: list[dict[str, Any]]):
+    cluster = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+    for manifest in manifests:
+        metadata = manifest["metadata"]
+        assert metadata["labels"]["app.kubernetes.io/instance"] == "lmops"
+        assert ("namespace" in metadata) == (manifest["kind"] not in cluster)
+
+
+def test_one_who_may_not_touch_the_cluster_can_install_it():
+    kinds = {manifest["kind"] for manifest in helm.rendered(VALUES["nothing of the cluster"])}
+
+    assert kinds == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Service", "Deployment"}
+
+
+def test_the_crds_are_those_of_the_types():
+    for keep in (True, False):
+        made = of(helm.rendered({"crds": {"keep": keep}}), "CustomResourceDefinition")
+        for found in made:
+            del found["metadata"]["labels"]
+            assert found["metadata"].pop("annotations", {}) == ({"helm.sh/resource-policy": "keep"} if keep else {})
+        assert made == [crd.crd(kind) for kind in crd.KINDS]
+
+
+def test_the_operator_may_do_what_it_does_and_no_more():
+    manifests = helm.rendered()
+    cluster = {("apiextensions.k8s.io", "customresourcedefinitions", "", verb) for verb in ("list", "watch")}
+
+    assert rights(manifests, "ClusterRole", "lmops-operator") == {*needed(), *needed("TokenReview"), *cluster}
+    assert rights(manifests, "Role", "lmops-operator") == needed("Lease", "Secret")
+
+
+def test_an_operator_of_some_namespaces_has_rights_in_these_alone():
+    manifests = helm.rendered({"watchNamespaces": ["a", "b"], "rbac": {"aggregate": False}})
+    roles = [
+        (r["metadata"]["namespace"], rights([r], "Role", "lmops-operator-jobs"))
+        for r in of(manifests, "Role", "lmops-operator-jobs")
+    ]
+
+    assert roles == [("a", needed()), ("b", needed())]
+    assert rights(manifests, "Role", "lmops-operator") == needed("Lease", "Secret")
+    assert of(manifests, "ClusterRole") == of(manifests, "ClusterRoleBinding") == []
+
+
+def needed(*own: str) -> Rights:
+    """What the operator asks of an API server: for jobs, or for these kinds that it has for itself."""
+    reads, makes = ("get", "list", "watch"), ("create", "delete")
+    uses: dict[str, tuple[str, ...]] = {"Pod": reads, "PersistentVolumeClaim": ("get",), "Event": ("create",)}
+    uses |= {child: (*reads, *makes) for kind in KINDS.values() for child in kind.children} | dict.fromkeys(
+        KINDS, reads
+    )
+    ours: dict[str, tuple[str, ...]] = {
+        "Lease": ("get", "update", "create"),
+        "Secret": ("get", "update", "create"),
+        "TokenReview": ("create",),
+    }
+    assert set(RESOURCES) | {"PersistentVolumeClaim"} == {*uses, *ours}, "a kind without rights"
+    names = {"Lease": "lmops-operator", "Secret": "lmops-progress-tls"}
+    found = set()
+    for kind in own or uses:
+        group, plural = where(kind)
+        found |= {
+            (group, plural, "" if verb == "create" else names.get(kind, ""), verb)
+            for verb in (ours if own else uses)[kind]
+        }
+        if kind in KINDS:
+            found |= {(group, f"{plural}/status", "", "patch"), (group, f"{plural}/finalizers", "", "update")}
+    return found
+
+
+def where(kind: str) -> tuple[str, str]:
+    if kind not in RESOURCES:
+        return "", "persistentvolumeclaims"
+    return RESOURCES[kind].group_version[0], RESOURCES[kind].plural
+
+
+def test_who_may_edit_in_a_namespace_may_make_jobs_there_and_who_may_view_sees_them():
+    manifests = helm.rendered()
+    plurals = [kind.plural for kind in crd.KINDS]
+
+    assert rights(manifests, "ClusterRole", "lmops-edit") == {
+        ("lmops.dev", plural, "", verb)
+        for plural in plurals
+        for verb in ("create", "update", "patch", "delete", "deletecollection")
+    }
+    assert rights(manifests, "ClusterRole", "lmops-view") == {
+        ("lmops.dev", plural + part, "", verb)
+        for plural in plurals
+        for part in ("", "/status")
+        for verb in ("get", "list", "watch")
+    }
+
+
+def test_the_operators_pod_is_restricted(manifests: list[dict[str, Any]]):
+    pod = deployment(manifests)["template"]["spec"]
+    (container,) = pod["containers"]
+
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "shareProcessNamespace"} & set(pod)
+    assert [set(volume) - {"name"} for volume in pod["volumes"]] == [{"configMap"}, {"emptyDir"}]
+    assert "limits" in container["resources"]
+    assert {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")} == {
+        "livenessProbe": {"path": "/healthz", "port": "http"},
+        "readinessProbe": {"path": "/readyz", "port": "http"},
+    }
+
+
+def test_the_services_lead_to_the_operators_pods(manifests: list[dict[str, Any]]):
+    spec = deployment(manifests)
+    (container,) = spec["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    services = {service["metadata"]["name"]: service["spec"] for service in of(manifests, "Service")}
+
+    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+    assert {name: [(p["port"], ports[p["targetPort"]]) for p in s["ports"]] for name, s in services.items()} == {
+        "lmops-progress": [(8443, 8443)],
+        "lmops-metrics": [(8080, 8080)],
+    }
+    for selector in (service["selector"] for service in services.values()):
+        assert selector == spec["selector"]["matchLabels"]
+
+
+def test_the_operator_reads_the_settings_that_the_values_name(tmp_path: Path):
+    assert settings(helm.rendered(VALUES["everything"]), tmp_path) == Settings(
+        trainer_image="registry.example.com/ai/lmops-trainer:0.1.0",
+        progress_url="https://lmops-progress.lmops.svc:8443",
+        namespace="lmops",
+        scratch="50Gi",
+        grace_seconds=120,
+        resync_seconds=600,
+    )
+    assert settings(helm.rendered(VALUES["two namespaces"]), tmp_path).namespaces == ("a", "b")
+
+
+def test_each_setting_is_a_value_or_made_by_the_chart():
+    schema = yaml.safe_load((helm.CHART / "values.schema.json").read_text())
+    (found,) = of(helm.rendered(), "ConfigMap")
+    made, values = (
+        set(yaml.safe_load(found["data"]["settings.yaml"])),
+        set(schema["properties"]["settings"]["properties"]),
+    )
+
+    assert made & values == set()
+    assert made | values | {"port"} == {to_camel(name) for name in Settings.model_fields}
+
+
+def test_on_openshift_no_pod_asks_for_a_user_id(tmp_path: Path):
+    assert settings(helm.rendered(VALUES["OpenShift"]), tmp_path).user is None
+    assert settings(helm.rendered(), tmp_path).user == 1000
+
+
+def test_other_settings_are_other_pods():
+    def annotations(**values: Any) -> dict[str, str]:
+        return deployment(helm.rendered(values))["template"]["metadata"]["annotations"]
+
+    assert annotations(settings={"scratch": "1Gi"}) != annotations(settings={"scratch": "2Gi"})
+    assert annotations(settings={"scratch": "1Gi"}) == annotations(settings={"scratch": "1Gi"}, replicaCount=2)
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "image"),
+    [
+        ("", "lmops-operator", "lmops-operator:0.1.0"),
+        ("", "example.com:5000/ai/operator", "example.com:5000/ai/operator:0.1.0"),
+        ("", "operator:1", "operator:1"),
+        ("example.com:5000/ai/", "operator", "example.com:5000/ai/operator:0.1.0"),
+        ("example.com", f"operator@sha256:{'a' * 64}", f"example.com/operator@sha256:{'a' * 64}"),
+    ],
+)
+def test_an_image_has_the_charts_version_unless_it_says_another(registry: str, name: str, image: str):
+    manifests = helm.rendered({"images": {"registry": registry, "operator": name}})
+
+    assert deployment(manifests)["template"]["spec"]["containers"][0]["image"] == image
+
+
+def test_two_replicas_do_not_go_away_together():
+    manifests = helm.rendered(VALUES["two replicas"])
+    spec = deployment(manifests)
+    (budget,) = of(manifests, "PodDisruptionBudget")
+
+    assert (spec["replicas"], budget["spec"]["maxUnavailable"]) == (2, 1)
+    assert budget["spec"]["selector"] == spec["selector"]
+    assert [s["topologyKey"] for s in spec["template"]["spec"]["topologySpreadConstraints"]] == [
+        "kubernetes.io/hostname"
+    ]
+    assert of(helm.rendered(), "PodDisruptionBudget") == []
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"replicas": 2}, "additional properties 'replicas' not allowed"),
+        ({"image": {"operator": "x"}}, "additional properties 'image' not allowed"),
+        ({"images": {"operater": "x"}}, "at '/images': additional properties 'operater' not allowed"),
+        ({"settings": {"scrach": "1Gi"}}, "at '/settings': additional properties 'scrach' not allowed"),
+        ({"settings": {"graceSeconds": "60"}}, "at '/settings/graceSeconds': got string, want integer"),
+        ({"settings": {"trainerImage": "x"}}, "at '/settings': additional properties 'trainerImage' not allowed"),
+        ({"replicaCount": 0}, "at '/replicaCount': minimum: got 0, want 1"),
+        ({"watchNamespaces": "a"}, "at '/watchNamespaces': got string, want array"),
+        ({"log": {"format": "json"}}, "at '/log/format': value must be one of 'Text', 'JSON'"),
+    ],
+)
+def test_a_value_that_is_none_is_told(values: dict[str, Any], sentence: str):
+    done = helm.run("template", "lmops", str(helm.CHART), values=values)
+
+    assert done.returncode == 1
+    assert sentence in done.stderr
+
+
+def test_every_value_is_in_the_schema_and_is_explained():
+    text = (helm.CHART / "values.yaml").read_text()
+    schema = yaml.safe_load((helm.CHART / "values.schema.json").read_text())
+    jsonschema.Draft7Validator.check_schema(schema)
+
+    for above, line in zip(text.splitlines(), text.splitlines()[1:], strict=False):
+        name = line.strip().partition(":")[0]
+        is_value = line.strip() and not line.strip().startswith("#") and name not in ("requests", "limits")
+        holds_others = line.endswith(":")
+        assert not is_value or holds_others or above.strip().startswith("#"), f"{name} has no comment"
+    assert set(yaml.safe_load(text)) == set(schema["properties"]) - {"global"}
+
+
+def test_what_the_chart_says_afterwards_names_its_namespace():
+    done = helm.run("install", "lmops", str(helm.CHART), "--namespace", "ml", "--dry-run=client", "--hide-secret")
+
+    assert "kubectl -n ml rollout status deployment/lmops-operator" in done.stdout
