@@ -41,7 +41,7 @@ class Watch:
         """Watches until the process is told to end."""
         await kopf.operator(
             registry=self.registry,
-            settings=settings(self.children),
+            settings=settings(self.children, scans=not namespaces),
             clusterwide=not namespaces,
             namespaces=namespaces,
             standalone=True,
@@ -49,9 +49,13 @@ class Watch:
         )
 
 
-def settings(children: list[str]) -> kopf.OperatorSettings:
-    """Kopf as a watcher and no more: it writes nothing, and of what is not ours it sees nothing."""
+def settings(children: list[str], scans: bool) -> kopf.OperatorSettings:
+    """Kopf as a watcher and no more: it writes nothing, and of what is not ours it sees nothing.
+
+    It scans for CRDs and namespaces only where it may: one that watches some namespaces has rights in these alone.
+    """
     chosen = kopf.OperatorSettings()
+    chosen.scanning.disabled = not scans
     chosen.posting.enabled = False
     chosen.peering.standalone = True
     chosen.process.ultimate_exiting_timeout = 20
