@@ -87,6 +87,33 @@ def rights(manifests: list[dict[str, Any]], kind: str, name: str) -> Rights:
     }
 
 
+def asked(kinds: dict[str, str], name: str = "") -> Rights:
+    """The rights to these verbs on these kinds."""
+    return {
+        (RESOURCES[kind].group_version[0], RESOURCES[kind].plural, name, verb)
+        for kind, verbs in kinds.items()
+        for verb in verbs.split()
+    }
+
+
+JOBS = {
+    **dict.fromkeys(KINDS, "get list watch"),
+    **{child: "get list watch create delete" for kind in KINDS.values() for child in kind.children},
+    "Pod": "get list watch",
+    "PersistentVolumeClaim": "get",
+    "Event": "create",
+}
+"""What the operator does with the kinds of a job."""
+OWN = {"Lease": "lmops-operator", "Secret": "lmops-progress-tls"}
+"""What it has for itself, and under which names."""
+ON_JOBS = asked(JOBS) | {
+    ("lmops.dev", f"{RESOURCES[kind].plural}/{part}", "", verb)
+    for kind in KINDS
+    for part, verb in (("status", "patch"), ("finalizers", "update"))
+}
+ON_OWN = {right for kind, name in OWN.items() for right in asked({kind: "get update"}, name) | asked({kind: "create"})}
+
+
 def test_helm_finds_nothing_to_say_about_the_chart():
     done = helm.run("lint", "--strict", str(helm.CHART))
 
@@ -121,56 +148,26 @@ def test_the_crds_are_those_of_the_types():
         assert made == [crd.crd(kind) for kind in crd.KINDS]
 
 
+def test_every_kind_that_the_operator_knows_has_its_rights():
+    assert set(RESOURCES) == {*JOBS, *OWN, "TokenReview"}
+
+
 def test_the_operator_may_do_what_it_does_and_no_more():
     manifests = helm.rendered()
     cluster = {("apiextensions.k8s.io", "customresourcedefinitions", "", verb) for verb in ("list", "watch")}
 
-    assert rights(manifests, "ClusterRole", "lmops-operator") == {*needed(), *needed("TokenReview"), *cluster}
-    assert rights(manifests, "Role", "lmops-operator") == needed("Lease", "Secret")
+    assert rights(manifests, "ClusterRole", "lmops-operator") == ON_JOBS | asked({"TokenReview": "create"}) | cluster
+    assert rights(manifests, "Role", "lmops-operator") == ON_OWN
 
 
 def test_an_operator_of_some_namespaces_has_rights_in_these_alone():
     manifests = helm.rendered({"watchNamespaces": ["a", "b"], "rbac": {"aggregate": False}})
-    roles = [
-        (r["metadata"]["namespace"], rights([r], "Role", "lmops-operator-jobs"))
-        for r in of(manifests, "Role", "lmops-operator-jobs")
-    ]
+    roles = of(manifests, "Role", "lmops-operator-jobs")
 
-    assert roles == [("a", needed()), ("b", needed())]
-    assert rights(manifests, "Role", "lmops-operator") == needed("Lease", "Secret")
+    assert [role["metadata"]["namespace"] for role in roles] == ["a", "b"]
+    assert [rights([role], "Role", "lmops-operator-jobs") for role in roles] == [ON_JOBS, ON_JOBS]
+    assert rights(manifests, "Role", "lmops-operator") == ON_OWN
     assert of(manifests, "ClusterRole") == of(manifests, "ClusterRoleBinding") == []
-
-
-def needed(*own: str) -> Rights:
-    """What the operator asks of an API server: for jobs, or for these kinds that it has for itself."""
-    reads, makes = ("get", "list", "watch"), ("create", "delete")
-    uses: dict[str, tuple[str, ...]] = {"Pod": reads, "PersistentVolumeClaim": ("get",), "Event": ("create",)}
-    uses |= {child: (*reads, *makes) for kind in KINDS.values() for child in kind.children} | dict.fromkeys(
-        KINDS, reads
-    )
-    ours: dict[str, tuple[str, ...]] = {
-        "Lease": ("get", "update", "create"),
-        "Secret": ("get", "update", "create"),
-        "TokenReview": ("create",),
-    }
-    assert set(RESOURCES) | {"PersistentVolumeClaim"} == {*uses, *ours}, "a kind without rights"
-    names = {"Lease": "lmops-operator", "Secret": "lmops-progress-tls"}
-    found = set()
-    for kind in own or uses:
-        group, plural = where(kind)
-        found |= {
-            (group, plural, "" if verb == "create" else names.get(kind, ""), verb)
-            for verb in (ours if own else uses)[kind]
-        }
-        if kind in KINDS:
-            found |= {(group, f"{plural}/status", "", "patch"), (group, f"{plural}/finalizers", "", "update")}
-    return found
-
-
-def where(kind: str) -> tuple[str, str]:
-    if kind not in RESOURCES:
-        return "", "persistentvolumeclaims"
-    return RESOURCES[kind].group_version[0], RESOURCES[kind].plural
 
 
 def test_who_may_edit_in_a_namespace_may_make_jobs_there_and_who_may_view_sees_them():
