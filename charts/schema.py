@@ -9,8 +9,8 @@ from typing import Any
 from lmops.settings import Settings
 
 FILE = Path(__file__).parent / "lmops" / "values.schema.json"
-ELSEWHERE = {"trainerImage", "progressUrl", "namespaces", "namespace", "port"}
-"""Settings that the chart makes of other values, or of the release."""
+ELSEWHERE = {"trainerImage", "namespaces", "namespace", "port", "progressPort", "progressService"}
+"""Settings that the chart makes of other values, or takes as they are."""
 
 
 def settings() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -224,7 +224,6 @@ def test_the_services_lead_to_the_operators_pods(manifests: list[dict[str, Any]]
 def test_the_operator_reads_the_settings_that_the_values_name(tmp_path: Path):
     assert settings(helm.rendered(VALUES["everything"]), tmp_path) == Settings(
         trainer_image="registry.example.com/ai/lmops-trainer:0.1.0",
-        progress_url="https://lmops-progress.lmops.svc:8443",
         namespace="lmops",
         scratch="50Gi",
         grace_seconds=120,
@@ -242,7 +241,9 @@ def test_each_setting_is_a_value_or_made_by_the_chart():
     )
 
     assert made & values == set()
-    assert made | values | {"port"} == {to_camel(name) for name in Settings.model_fields}
+    assert made | values | {"port", "progressPort", "progressService"} == {
+        to_camel(name) for name in Settings.model_fields
+    }
 
 
 def test_on_openshift_no_pod_asks_for_a_user_id(tmp_path: Path):

@@ -27,7 +27,6 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "lmops.settings" -}}
 {{- $known := dict
   "trainerImage" (include "lmops.trainerImage" .)
-  "progressUrl" (printf "https://lmops-progress.%s.svc:8443" .Release.Namespace)
   "namespace" .Release.Namespace
   "namespaces" .Values.watchNamespaces
 -}}
