@@ -144,7 +144,7 @@ class Kubernetes:
         return await self._ask("POST", path, manifest, query=[("fieldManager", MANAGER)])
 
     async def document(self, path: str) -> Manifest:
-        return await self._ask("GET", path)
+        return await self._ask("GET", path, accept="application/json, application/jwk-set+json")
 
     async def replace(self, manifest: Manifest) -> Manifest:
         metadata = manifest["metadata"]
@@ -168,11 +168,12 @@ class Kubernetes:
         body: Manifest | None = None,
         query: Pairs | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> Manifest:
         """One request. Nothing is repeated here: the queue comes back to what failed."""
         if method != "GET" and "/leases" not in path and "/tokenreviews" not in path:
             self.permit()
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         request = await self.api.param_serialize(
             method, path, query_params=query or [], header_params=headers, body=body, auth_settings=["BearerToken"]
         )
