@@ -1,0 +1,79 @@
+"""What a replica says of itself, and where its pods find the progress endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from lmops.leader import Leader
+from lmops.metrics import Metrics
+from lmops.progress.server import Certificates, Server
+from lmops.service import Service, addressed
+from lmops.settings import Settings
+from posts import Objects
+
+SETTINGS = Settings(namespace="lmops", progress_port=0)
+
+
+def replica(settings: Settings = SETTINGS, leads: bool = True) -> tuple[Service, Server]:
+    """A replica beside a cluster in memory."""
+    objects = Objects()
+    progress = Server(settings, objects, Certificates(objects, settings, lambda: leads))
+    leader = Leader(objects, "lmops", "lmops-operator", "one")
+    return Service(settings, objects, leader, Metrics(), progress), progress
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        (Settings(namespace="lmops"), "https://lmops-progress.lmops.svc:8443"),
+        (Settings(namespace="ml", progress_service="p", progress_port=443), "https://p.ml.svc:443"),
+        (Settings(progress_url="https://elsewhere"), "https://elsewhere"),
+    ],
+)
+def test_pods_are_sent_to_the_service_where_no_url_is_set(settings: Settings, url: str):
+    assert addressed(settings).progress_url == url
+
+
+def test_a_replica_is_ready_once_its_endpoint_has_a_certificate_that_pods_are_told_of():
+    service, progress = replica(addressed(SETTINGS))
+
+    async def play() -> list[str]:
+        said = [service.waits()]
+        async with progress.serving(service.trust):
+            await progress.published(10)
+            said.append(service.waits())
+        return said
+
+    assert asyncio.run(play()) == ["the progress endpoint has no certificate yet", ""]
+    assert service.controller.settings.progress_ca.startswith("-----BEGIN CERTIFICATE-----")
+    assert service.controller.settings.tells_progress
+
+
+def test_jobs_do_not_wait_for_a_certificate_for_ever():
+    service, progress = replica(leads=False)
+
+    async def play() -> str:
+        async with progress.serving(service.trust):
+            await progress.published(0.01)
+            return service.waits()
+
+    assert asyncio.run(asyncio.wait_for(play(), 10)) == "the progress endpoint has no certificate yet"
+    assert not service.controller.settings.tells_progress
+
+
+def test_an_endpoint_that_has_ended_is_unwell(monkeypatch: pytest.MonkeyPatch):
+    service, progress = replica()
+
+    async def fails(now: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(progress.certificates, "current", fails)
+
+    async def play() -> str:
+        async with progress.serving(service.trust):
+            await asyncio.wait({progress._task}, timeout=10)
+            return service.problem()
+
+    assert asyncio.run(play()) == "the progress endpoint has ended"
