@@ -12,7 +12,8 @@ from typing import Any
 
 from aiohttp import ClientSession, TCPConnector
 
-from lmops.progress.server import SECRET, Certificates, Server
+from lmops.progress.secret import SECRET, Certificates
+from lmops.progress.server import Server
 from lmops.progress.tokens import Holder
 from lmops.settings import Settings
 from posts import HOLDER, Objects, chain

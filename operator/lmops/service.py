@@ -21,7 +21,8 @@ from lmops.handlers import Watch
 from lmops.kinds import KINDS
 from lmops.leader import Leader
 from lmops.metrics import Metrics
-from lmops.progress.server import Certificates, Server
+from lmops.progress.secret import Certificates
+from lmops.progress.server import Server
 from lmops.queue import Queue
 from lmops.settings import Settings
 

@@ -22,7 +22,8 @@ from kubernetes.aio import client, config
 
 from builders import trainingjob
 from lmops.cluster import Kubernetes
-from lmops.progress.server import SECRET, Certificates, Server
+from lmops.progress.secret import SECRET, Certificates
+from lmops.progress.server import Server
 from lmops.settings import Settings
 from lmops_trainer.progress import Progress
 

@@ -11,7 +11,8 @@ import pytest
 
 from lmops.cluster import UnreachableError
 from lmops.progress import server as module
-from lmops.progress.server import Certificates, Server
+from lmops.progress.secret import Certificates
+from lmops.progress.server import Server
 from posts import body
 from replicas import HOST, KEY, SETTINGS, Pod, cluster, on_a_replica, serving
 

@@ -10,7 +10,7 @@ import pytest
 
 from lmops.cluster import RefusedError
 from lmops.progress.certificates import Keyring
-from lmops.progress.server import SECRET, Certificates
+from lmops.progress.secret import SECRET, Certificates
 from lmops.settings import Settings
 from posts import Objects
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
 from lmops.plan import Manifest
-from lmops.progress.tokens import Holder, Issuer, Remembered, reviewer
+from lmops.progress.tokens import AT_ONCE, Holder, Issuer, Remembered, reviewer
 
 ISSUER = "https://kubernetes.default.svc"
 POD = {"name": "a-train-a1-master-0", "uid": "p-1"}
@@ -164,3 +164,20 @@ def test_an_answer_is_kept_five_minutes_and_a_token_never(monkeypatch: pytest.Mo
     kept = repr([memory._kept for memory in (remembered._valid, remembered._invalid)])
     assert "good" not in kept
     assert "bad" not in kept
+
+
+def test_a_flood_of_false_tokens_is_asked_about_a_few_at_a_time():
+    asking, most = [0], [0]
+
+    async def verify(token: str) -> None:
+        asking[0] += 1
+        most[0] = max(most[0], asking[0])
+        await asyncio.sleep(0)
+        asking[0] -= 1
+
+    async def play() -> None:
+        remembered = Remembered(verify)
+        await asyncio.gather(*(remembered(f"false {number}") for number in range(100)))
+
+    asyncio.run(play())
+    assert most == [AT_ONCE]

@@ -8,7 +8,8 @@ import pytest
 
 from lmops.leader import Leader
 from lmops.metrics import Metrics
-from lmops.progress.server import Certificates, Server
+from lmops.progress.secret import Certificates
+from lmops.progress.server import Server
 from lmops.service import Service, addressed
 from lmops.settings import Settings
 from posts import Objects

@@ -1,4 +1,4 @@
-"""The endpoint on a cluster: HTTPS on every replica, with certificates that the leader keeps in a Secret."""
+"""The endpoint on a cluster: it speaks HTTPS on every replica, and reads and writes jobs at the API server."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from pydantic import ValidationError
 
 from lmops.api.trainingjob import TrainingJob
 from lmops.cluster import Cluster, RefusedError, UnreachableError
-from lmops.plan import Manifest
-from lmops.progress.certificates import Keyring, renewed
+from lmops.progress.certificates import Keyring
 from lmops.progress.endpoint import ConflictError, Endpoint
+from lmops.progress.secret import Certificates
 from lmops.progress.tokens import Issuer, Remembered, reviewer
 from lmops.progress.trust import Trust
 from lmops.settings import Settings
 
-SECRET = "lmops-progress-tls"
 RELOAD, RETRY = 60.0, 2.0
 """Seconds between two looks at the Secret, and before there is any."""
 GRACE = 5.0
@@ -62,51 +61,6 @@ def _told(refusal: RefusedError) -> Exception:
     if refusal.is_missing:
         return LookupError(refusal.message)
     return ConflictError(refusal.message) if refusal.is_stale else refusal
-
-
-class Certificates:
-    """The Secret with the endpoint's certificates. All replicas read it, and the leader keeps it."""
-
-    def __init__(self, cluster: Cluster, settings: Settings, leads: Callable[[], bool]) -> None:
-        self.cluster, self.leads, self.namespace = cluster, leads, settings.namespace
-        service = f"{settings.progress_service}.{settings.namespace}"
-        self.names = (f"{service}.svc", f"{service}.svc.cluster.local", service, settings.progress_service)
-
-    async def current(self, now: datetime) -> Keyring | None:
-        """What the Secret holds; on the leader with what was due. `None` while there is none."""
-        try:
-            secret = await self.cluster.get("Secret", self.namespace, SECRET)
-        except RefusedError as refusal:
-            if not refusal.is_missing:
-                raise
-            secret = None
-        held = _read(secret)
-        if not self.leads():
-            return held if held.server else None
-        keyring = renewed(held, self.names, now)
-        if keyring is not held:
-            await self._write(secret, keyring)
-        return keyring
-
-    async def _write(self, secret: Manifest | None, keyring: Keyring) -> None:
-        whole = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": SECRET, "namespace": self.namespace, **(secret or {}).get("metadata", {})},
-            "type": "kubernetes.io/tls",
-            "data": keyring.data(),
-        }
-        await (self.cluster.replace(whole) if secret else self.cluster.create(whole))
-        assert keyring.server is not None
-        log.info("Secret %s/%s: a certificate until %s", self.namespace, SECRET, keyring.server.ends.isoformat())
-
-
-def _read(secret: Manifest | None) -> Keyring:
-    try:
-        return Keyring.read(secret.get("data", {})) if secret else Keyring()
-    except ValueError as error:
-        log.warning("Secret %s is not in order and will be made anew: %s", SECRET, error)
-        return Keyring()
 
 
 class Server:
@@ -157,7 +111,7 @@ class Server:
             try:
                 keyring = await self.certificates.current(datetime.now(UTC))
             except (RefusedError, UnreachableError) as error:
-                log.warning("Secret %s/%s: %s", self.settings.namespace, SECRET, error)
+                log.warning("the endpoint's certificates: %s", error)
                 keyring = None
             if keyring:
                 self.show(keyring)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,8 @@ CONFIGURATION, KEYS = "/.well-known/openid-configuration", "/openid/v1/jwks"
 ACCOUNT = "system:serviceaccount:"
 REFETCH = 60.0
 """Seconds between two looks for new keys."""
+AT_ONCE = 8
+"""Tokens that are asked about at a time: a flood of false ones may not take the operator's connections."""
 VALID_FOR, INVALID_FOR, TOKENS = 300.0, 10.0, 10_000
 """Seconds for which an answer is kept, and how many are at the most."""
 
@@ -41,6 +44,7 @@ class Remembered:
         self.verify = verify
         self._valid = Memory[bytes, Holder](VALID_FOR, TOKENS)
         self._invalid = Memory[bytes, bool](INVALID_FOR, TOKENS)
+        self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, token: str) -> Holder | None:
         key = hashlib.sha256(token.encode()).digest()
@@ -48,7 +52,9 @@ class Remembered:
             return None
         if known := self._valid.get(key):
             return known
-        if holder := await self.verify(token):
+        async with self._turn:
+            holder = await self.verify(token)
+        if holder:
             self._valid.put(key, holder)
         else:
             self._invalid.put(key, True)
