@@ -14,13 +14,13 @@ from urllib.error import HTTPError
 
 import pytest
 import yaml
+from kubernetes.aio import client, config
+
+from builders import trainingjob
 from cluster import operator
 from cluster.client import Cluster, Manifest
 from cluster.players import Players
 from cluster.processes import free_ports
-from kubernetes.aio import client, config
-
-from builders import trainingjob
 from lmops.cluster import Kubernetes
 from lmops.progress.secret import SECRET, Certificates
 from lmops.progress.server import Server
