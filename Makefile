@@ -7,7 +7,7 @@ VOLUMES := $(CACHE)/volumes
 BIN := .venv/bin
 LOCKS := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 
-.PHONY: demo test lint crds bench locks clean
+.PHONY: demo test lint crds bench bench-training bench-operator locks clean
 
 demo: .venv/laptop
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews
@@ -29,9 +29,16 @@ crds: .venv/dev
 	$(BIN)/python -m lmops.api.crd crds charts/lmops/files/crds
 	$(BIN)/python charts/schema.py
 
-bench: .venv/dev
+# `make bench BENCH=operator` runs that one only.
+BENCH ?= training operator
+bench: $(addprefix bench-,$(BENCH))
+
+bench-training: .venv/dev
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews gpt2
 	LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/training.py
+
+bench-operator: .venv/dev
+	PYTHONPATH=tests $(BIN)/python -m bench.operator
 
 locks: .venv/uv
 	$(BIN)/uv pip compile $(LOCKS) requirements/uv.in -o requirements/uv.txt

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import torch
-
-BEGIN, END = "<!-- training:begin -->", "<!-- training:end -->"
 TITLE = "# Benchmarks\n\nEach table is what one command prints.\n"
-ABOUT = (
-    "Ours against the stock `Trainer` with `DataCollatorWithPadding`, random order and defaults; the same model, rows, "
-    "steps, batches, learning rates and threads. Sides are medians over the rounds; the last comparison is "
-    "min, median and max of the rounds. A whole process loads, trains, evaluates once and saves; the loop is timed "
-    "after its first twentieth."
-)
 Sides = tuple[Sequence[float], Sequence[float]]
 
 
@@ -29,7 +19,7 @@ class Figure:
 
     name: str
     ours: float
-    stock: float
+    other: float
     compared: str
     goal: str = ""
     met: bool | None = None
@@ -37,12 +27,12 @@ class Figure:
     def cells(self) -> list[str]:
         """The line as text."""
         verdict = {None: "", True: "ok", False: "missed"}[self.met]
-        return [self.name, f"{self.ours:.4g}", f"{self.stock:.4g}", self.compared, self.goal, verdict]
+        return [self.name, f"{self.ours:.4g}", f"{self.other:.4g}", self.compared, self.goal, verdict]
 
 
 def ratio(name: str, sides: Sides, at_least: float | None = None, at_most: float | None = None) -> Figure:
-    """Ours divided by the stock side's, round by round."""
-    each = [ours / stock for ours, stock in zip(*sides, strict=True)]
+    """Ours divided by the other side's, round by round."""
+    each = [ours / other for ours, other in zip(*sides, strict=True)]
     middle, compared = median(each), f"{_spread(each, '.2f')} x"
     if at_least is not None:
         return Figure(name, *map(median, sides), compared, f"≥ {at_least:.1f} x", middle >= at_least)
@@ -52,8 +42,8 @@ def ratio(name: str, sides: Sides, at_least: float | None = None, at_most: float
 
 
 def points(name: str, sides: Sides, within: float) -> Figure:
-    """Ours less the stock side's, in points."""
-    each = [ours - stock for ours, stock in zip(*sides, strict=True)]
+    """Ours less the other side's, in points."""
+    each = [ours - other for ours, other in zip(*sides, strict=True)]
     met = abs(median(each)) <= within
     return Figure(name, *map(median, sides), f"{_spread(each, '+.2f')} points", f"within {within:g} point", met)
 
@@ -64,35 +54,40 @@ def share(name: str, sides: Sides, at_least: float) -> Figure:
     return Figure(f"{name} in %", ours, stock, f"{_spread(sides[0], '.1f')} %", f"≥ {at_least:g} %", ours >= at_least)
 
 
-def page(results: Mapping[str, Sequence[Figure]], notes: Sequence[str], command: Sequence[str]) -> str:
-    """The whole table in Markdown, with the command that prints it and the machine."""
-    rows = [["job", "figure", "ours", "stock", "ours to stock", "goal", ""], ["---"] * 7]
+def limit(name: str, sides: Sides, at_most: float | None = None) -> Figure:
+    """A number by itself; the goal is for our side."""
+    ours, other = map(median, sides)
+    if at_most is None:
+        return Figure(name, ours, other, "")
+    return Figure(name, ours, other, "", f"≤ {at_most:g}", ours <= at_most)
+
+
+def page(other: str, results: Mapping[str, Sequence[Figure]], notes: Sequence[str], command: str) -> str:
+    """The whole table in Markdown, under a line that says where which command has printed it."""
+    rows = [["job", "figure", "ours", other, f"ours to {other}", "goal", ""], ["---"] * 7]
     rows += [[job, *figure.cells()] for job, figures in results.items() for figure in figures]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    with_command = f"`{shlex.join(command)}` on {machine()}:"
-    return "\n\n".join([with_command, table, *notes, ABOUT])
+    return "\n\n".join([command, "\n".join(f"| {' | '.join(row)} |" for row in rows), *notes])
 
 
-def machine() -> str:
-    """Cores, processor, GPU and the libraries that do the work, in one line."""
+def processors() -> str:
+    """Cores and processor, in a few words."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    model = models[0] if models else platform.machine()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    threads = os.environ["OMP_NUM_THREADS"]
-    return f"{os.cpu_count()} cores of {model}{gpu}, {threads} threads, torch {torch.__version__}"
+    return f"{os.cpu_count()} cores of {models[0] if models else platform.machine()}"
 
 
-def record(file: Path, table: str) -> None:
-    """Puts the table between its marks in a page, in place of the one before."""
+def record(file: Path, name: str, table: str) -> None:
+    """Puts a table between its marks in a page, in place of the one before."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     text = file.read_text() if file.exists() else TITLE
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
     file.parent.mkdir(exist_ok=True)
-    file.write_text(f"{before.rstrip()}\n\n{BEGIN}\n{table}\n{END}\n{after.lstrip()}".rstrip() + "\n")
+    file.write_text(f"{before.rstrip()}\n\n{begin}\n{table}\n{end}\n\n{after.lstrip()}".rstrip() + "\n")
 
 
 def _spread(values: Sequence[float], form: str) -> str:
-    """Smallest, middle and largest."""
-    return " – ".join(f"{value:{form}}" for value in (min(values), median(values), max(values)))
+    """Smallest, middle and largest; one that is alone says it once."""
+    shown = (min(values), median(values), max(values)) if len(values) > 1 else values
+    return " – ".join(f"{value:{form}}" for value in shown)

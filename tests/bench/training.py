@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from typing import Any
 import psutil
 import torch
 import yaml
-from table import Figure, page, points, ratio, record, share
+from table import Figure, page, points, processors, ratio, record, share
 
 from lmops.api import Ending, Run
 from lmops_trainer.data.prepared import Prepared
@@ -40,6 +41,14 @@ PEAKS = {
 }  # fmt: skip
 """Dense bf16 TFLOP/s, by what a device's name holds."""
 GPT2 = {"n_layer": 12, "n_embd": 768, "n_positions": 1024}
+
+
+ABOUT = (
+    "Ours against the stock `Trainer` with `DataCollatorWithPadding`, random order and defaults; the same model, rows, "
+    "steps, batches, learning rates and threads. Sides are medians over the rounds; the last comparison is "
+    "min, median and max of the rounds. A whole process loads, trains, evaluates once and saves; the loop is timed "
+    "after its first twentieth."
+)
 
 
 @dataclass(frozen=True)
@@ -227,6 +236,12 @@ def peak_flops() -> float | None:
     return next((1e12 * peak for peak in known), None)
 
 
+def machine() -> str:
+    """What the training ran on, in one line."""
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{processors()}{gpu}, {os.environ['OMP_NUM_THREADS']} threads, torch {torch.__version__}"
+
+
 def measured(case: Case, rounds: int, limit: int | None, volumes: Path) -> list[Figure]:
     """Both sides of a case in turn, with another one first in each round."""
     with tempfile.TemporaryDirectory(prefix="lmops-bench-") as folder:
@@ -261,9 +276,10 @@ def main() -> None:
             notes.append(f"{case.name}: not measured, there is {device} here.")
         else:
             results[case.name] = measured(case, chosen.rounds, chosen.steps, volumes)
-    table = page(results, notes, ["python", "tests/bench/training.py", *sys.argv[1:]])
+    command = shlex.join(["python", "tests/bench/training.py", *sys.argv[1:]])
+    table = page("stock", results, [*notes, ABOUT], f"`{command}` on {machine()}:")
     print(table)
-    record(PAGE, table)
+    record(PAGE, "training", table)
 
 
 if __name__ == "__main__":

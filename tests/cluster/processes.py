@@ -42,6 +42,10 @@ class Daemons:
         self._running[name] = process
         return process.pid
 
+    def pid(self, name: str) -> int:
+        """The id of a process that runs."""
+        return self._running[name].pid
+
     def stop_all(self) -> None:
         """Ends what runs, the last one first."""
         for name in reversed(list(self._running)):
