@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -174,11 +175,11 @@ class Kubernetes:
         if method != "GET" and "/leases" not in path and "/tokenreviews" not in path:
             self.permit()
         headers = {"Accept": accept, "Content-Type": content_type}
-        request = await self.api.param_serialize(
-            method, path, query_params=query or [], header_params=headers, body=body, auth_settings=["BearerToken"]
-        )
+        await self.api.update_params_for_auth(headers, None, ["BearerToken"], path, method, body)
+        url = self.api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        send: Any = self.api.rest_client.request
         try:
-            answer: Any = await self.api.call_api(*request, _request_timeout=TIMEOUT)
+            answer = await send(method, url, headers=headers, body=body, _request_timeout=TIMEOUT)
             text = await answer.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self.sent(method, 0)
@@ -218,5 +219,6 @@ async def connected() -> AsyncIterator[client.ApiClient]:
     except config.ConfigException:
         await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
     settings.connection_pool_maxsize = CONNECTIONS
+    settings.client_session_kwargs = {"trust_env": False}  # it would ask .netrc and for proxies before every request
     async with client.ApiClient(settings) as api:
         yield api
