@@ -49,6 +49,19 @@ class Watch:
         )
 
 
+class Blind(kopf.DiffBaseStorage):
+    """Kopf is not to compare versions of an object, for which it would copy each of them: the cache does that."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Keeps nothing."""
+
+
 def settings(children: list[str], scans: bool) -> kopf.OperatorSettings:
     """Kopf as a watcher and no more: it writes nothing, and of what is not ours it sees nothing.
 
@@ -58,6 +71,8 @@ def settings(children: list[str], scans: bool) -> kopf.OperatorSettings:
     chosen.scanning.disabled = not scans
     chosen.posting.enabled = False
     chosen.peering.standalone = True
+    chosen.persistence.diffbase_storage = Blind()
+    chosen.queueing.idle_timeout = 0.1  # a task for each object that was seen shortly before is kept that long
     chosen.process.ultimate_exiting_timeout = 20
     chosen.networking.request_timeout = 30
     chosen.networking.connect_timeout = 10
