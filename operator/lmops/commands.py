@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import sys
@@ -53,6 +52,8 @@ def run(
 ) -> None:
     """Reconciles until SIGTERM. The cluster is the pod's own, or the one that KUBECONFIG names."""
     try:
+        import uvloop
+
         from lmops import service
     except ModuleNotFoundError as missing:
         print(f"lmops: {missing.name} is not installed: pip install 'lmops[operator]'", file=sys.stderr)
@@ -71,7 +72,7 @@ def run(
     }
     chosen = chosen.model_copy(update={name: value for name, value in typed.items() if value not in (None, "", ())})
     try:
-        asyncio.run(service.run(chosen))
+        uvloop.run(service.run(chosen))
     except* LostError as lost:
         print(f"lmops: {lost.exceptions[0]}: this replica ends", file=sys.stderr)
         raise typer.Exit(1) from None
