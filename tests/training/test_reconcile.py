@@ -51,6 +51,16 @@ def test_a_new_job_begins_with_the_preparation_of_its_data():
     assert plan.status.phase == "Pending"
 
 
+def test_a_child_without_pods_yet_is_no_news():
+    new = World(trainingjob())
+    new.reconcile()
+    told = new.job.status
+    new.reconcile()
+
+    assert new.job.status == told
+    assert told.display.reason == "waiting for its pods"
+
+
 def test_a_whole_life_runs_three_stages_and_ends_with_a_published_model():
     life = world()
     life.complete("prepare", "train", "evaluate")

@@ -13,7 +13,7 @@ from lmops.settings import Settings
 from lmops.training import status
 from lmops.training.endings import expired, failed, last_saved, lost, until_deadline
 from lmops.training.failure import failure
-from lmops.training.runs import Active, Leaving, Lost, Queued, last
+from lmops.training.runs import WITHOUT_PODS, Active, Leaving, Lost, Queued, last
 from lmops.training.stages import manifest, queue_of, ref
 from lmops.training.standstill import Standstill
 from lmops.training.status import WORKING, Plan, Standing, told
@@ -22,13 +22,8 @@ from lmops.training.status import WORKING, Plan, Standing, told
 def begun(job: TrainingJob, stage: Stage, attempt: int, now: datetime, settings: Settings) -> Plan:
     """Enters an attempt into the ledger, and creates its child."""
     row, child = status.row(job, stage, attempt), manifest(job, stage, attempt, settings)
-    standing = Standing(
-        _pending(job, stage),
-        "Created",
-        f"{child['kind']} {row.name} was created.",
-        display=job.status.display.reason if attempt > 0 else "",
-        wanted=_wanted(job, stage),
-    )
+    # what the next look would say too, so that it needs no write
+    standing = _at_work(job, stage, Active(attempt, 0, _wanted(job, stage), WITHOUT_PODS), row)
     return Plan(
         create=(child,),
         status=told(

@@ -15,6 +15,8 @@ from lmops.training.failure import CLASSES, ending_of, failure, failure_of
 from lmops.training.group import Blocked, pods_of
 from lmops.training.stages import ref
 
+WITHOUT_PODS = "waiting for its pods"
+"""What an attempt waits for between its creation and its controller's first act."""
 RESULT_WITHIN = timedelta(seconds=60)
 """How long after its end a run's result may take to be seen."""
 
@@ -236,7 +238,7 @@ def _active(job: TrainingJob, child: Manifest, pods: list[Manifest], attempt: in
         attempt,
         running,
         wanted,
-        waiting=next(filter(None, words), "" if pods else "waiting for its pods"),
+        waiting=next(filter(None, words), "" if pods else WITHOUT_PODS),
         since=min(filter(None, map(group.started, pods)), default=None),
         gathered=group.newest(pods) if running == wanted else None,
         blocked=next(filter(None, map(group.blocked, pods)), None),

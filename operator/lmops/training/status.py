@@ -44,7 +44,7 @@ def told(job: TrainingJob, standing: Standing, now: datetime, **changes: Any) ->
     return new.model_copy(
         update={
             "phase": standing.phase,
-            "conditions": _conditions(job, standing, now),
+            "conditions": _conditions(job, standing, bool(new.runs), now),
             "observed_generation": job.metadata.generation,
             "display": _display(job.status, new, standing),
             "completion_time": now.replace(microsecond=0) if standing.phase in ENDED else None,
@@ -63,9 +63,9 @@ def _display(old: TrainingJobStatus, new: TrainingJobStatus, standing: Standing)
     return old.display.model_copy(update=shown)
 
 
-def _conditions(job: TrainingJob, standing: Standing, now: datetime) -> list[Condition]:
+def _conditions(job: TrainingJob, standing: Standing, born: bool, now: datetime) -> list[Condition]:
     phase = standing.phase
-    ended, born = phase in ENDED, bool(job.status.runs)
+    ended = phase in ENDED
     holds = {
         "Accepted": standing.accepted,
         "Progressing": not ended and phase != "Suspended",
