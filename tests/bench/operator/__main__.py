@@ -29,7 +29,7 @@ from lmops.local import documents
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "benchmarks.md"
-EXAMPLE = ROOT / "examples" / "two-nodes" / "trainingjob.yaml"
+EXAMPLE = ROOT / "examples" / "reviews" / "trainingjob.yaml"
 RATIOS = {("burst of 10,000", "seconds to the last child"): 1.4, ("burst of 10,000", "peak MB"): 0.5}
 """Goals for ours divided by the reference's."""
 LIMITS = {

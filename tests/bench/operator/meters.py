@@ -16,7 +16,7 @@ from cluster.client import Cluster
 SAMPLE = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 VERBS = ("GET", "POST", "PUT", "PATCH", "APPLY", "DELETE")
-PARTS = ("trainingjobs", "jobs", "pytorchjobs", "pods", "events")
+PARTS = ("trainingjobs", "jobs", "pytorchjobs", "pods", "events", "persistentvolumeclaims")
 Requests = Counter[tuple[str, str]]
 
 
