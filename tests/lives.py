@@ -9,11 +9,13 @@ from typing import Any
 
 from builders import NOON, RESULTS, SETTINGS, said, trainingjob
 from fakecluster import CrashError, FakeCluster
+from faults import NONE
 from lmops.cache import Key
 from lmops.cluster import RefusedError, UnreachableError
 from lmops.controller import Controller, NotCreatedError
 from lmops.kinds import KINDS
 from lmops.plan import Manifest
+from store import Store
 
 Script = Callable[[str, int], dict[str, Any]]
 """(stage, attempt) -> what its pod says at its end."""
@@ -31,14 +33,75 @@ def fails_once(stage: str, attempt: int) -> dict[str, Any]:
     return {"failure": LOST, "checkpoint": 100} if (stage, attempt) == ("train", 0) else {"result": RESULTS[stage]}
 
 
+def submit(store: Store, name: str = "reviews", namespace: str = "default", **spec: Any) -> Key:
+    """A user creates a TrainingJob."""
+    job = trainingjob(name, **spec).manifest()
+    store.put_new({**job, "metadata": {"name": name, "namespace": namespace}, "status": {}})
+    return Key("TrainingJob", namespace, name)
+
+
+def outcome(store: Store, key: Key) -> dict[str, Any]:
+    """What must be the same whatever happened on the way."""
+    status = store.objects[key]["status"]
+    mine = [m for m in store.of("Job", "PyTorchJob") if m["metadata"]["labels"]["lmops.dev/job"] == key.name]
+    made = {ref.name: n for ref, n in store.made.items() if ref.kind in ("Job", "PyTorchJob")}
+    return {
+        "phase": status["phase"],
+        "runs": [(run["name"], run["state"], run.get("reason")) for run in status["runs"]],
+        "children": sorted(m["metadata"]["name"] for m in mine),
+        "made": {name: n for name, n in made.items() if name.startswith(f"{key.name}-")},
+        "restarts": status["restarts"],
+    }
+
+
+class Nodes:
+    """Kubernetes, Kubeflow and the kubelet: each step moves every child and its pods one step on."""
+
+    def __init__(self, store: Store, script: Script = succeeds) -> None:
+        self.store, self.script = store, script
+
+    def step(self, now: datetime) -> None:
+        """Starts, ends and removes pods, and children whose pods or whose owner are gone."""
+        alive = {owner["metadata"]["uid"] for owner in self.store.of("TrainingJob")}
+        for child in self.store.of("Job", "PyTorchJob"):
+            mine = [pod for pod in self.store.of("Pod") if _owner(pod) == child["metadata"]["uid"]]
+            if "deletionTimestamp" in child["metadata"] or (_owner(child) and _owner(child) not in alive):
+                for pod in mine:
+                    self.store.remove(pod)
+                if not mine:
+                    self.store.remove(child)
+            elif not mine and not child.get("status"):
+                self.store.put_new(_pod(child))
+            elif mine:
+                self._step(child, mine[0], now)
+
+    def _step(self, child: Manifest, pod: Manifest, now: datetime) -> None:
+        phase, labels = pod["status"]["phase"], child["metadata"]["labels"]
+        start = {"startedAt": _text(now)}
+        if phase == "Pending":
+            running = {"phase": "Running", "containerStatuses": [{"state": {"running": start}}]}
+            self.store.put({**pod, "status": running})
+        elif phase == "Running":
+            stage, attempt = labels["lmops.dev/stage"], int(labels["lmops.dev/attempt"])
+            what = self.script(stage, attempt)
+            code = 1 if "failure" in what else 0
+            end = {**start, "finishedAt": _text(now), "exitCode": code, "message": said(stage, attempt, **what)}
+            ended = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [{"state": {"terminated": end}}]}
+            self.store.put({**pod, "status": ended})
+        elif not child.get("status"):
+            word = {"Job": {"Succeeded": "Complete"}}.get(child["kind"], {}).get(phase, phase)
+            ended = {"type": word, "status": "True", "reason": "Ended", "lastTransitionTime": _text(now)}
+            self.store.put({**child, "status": {"conditions": [ended]}})
+
+
 class Life:
     """A job from its creation to its end. A crash of the operator is followed by the start of a new one."""
 
     def __init__(self, script: Script = succeeds, **spec: Any) -> None:
-        self.server, self.script, self.now = FakeCluster(), script, NOON
-        job = trainingjob(**spec).manifest()
-        self.server.put_new({**job, "metadata": {"name": "reviews", "namespace": "default"}, "status": {}})
-        self.crashes, self.hidden = 0, 0
+        self.store, self.now = Store(), NOON
+        self.server, self.nodes = FakeCluster(self.store), Nodes(self.store, script)
+        submit(self.store, **spec)
+        self.crashes, self.told, self.hidden = 0, 0, 0
         self.hide: Callable[[int], bool] = lambda event: False
         """Whether the watch loses its n-th event."""
         self.controller = self._controller()
@@ -46,7 +109,7 @@ class Life:
     @property
     def job(self) -> Manifest:
         """The resource, as the server has it."""
-        return self.server.objects[KEY]
+        return self.store.objects[KEY]
 
     @property
     def status(self) -> Manifest:
@@ -54,40 +117,38 @@ class Life:
         found: Manifest = self.job["status"]
         return found
 
+    def outcome(self) -> dict[str, Any]:
+        """What must be the same whatever happened on the way."""
+        return outcome(self.store, KEY)
+
     def run(self, rounds: int = 200) -> Life:
         """Lives until nothing moves any more."""
         asyncio.run(self._run(rounds))
         return self
 
-    def outcome(self) -> dict[str, Any]:
-        """What must be the same whatever happened on the way."""
-        return {
-            "phase": self.status["phase"],
-            "runs": [(run["name"], run["state"], run.get("reason")) for run in self.status["runs"]],
-            "children": sorted(m["metadata"]["name"] for m in self.server.of("Job", "PyTorchJob")),
-            "made": {ref.name: n for ref, n in self.server.made.items() if ref.kind in ("Job", "PyTorchJob")},
-            "restarts": self.status["restarts"],
-        }
+    def start_again(self) -> None:
+        """Another process of the operator takes over."""
+        self.controller = self._controller()
 
     async def _run(self, rounds: int) -> None:
         calm = 0
         for turn in range(rounds):
-            before = self.server.version
+            before = self.store.version
             try:
                 if turn == 0 or turn % 10 == 9:
                     await self.controller.resync()
-                self._watch()
+                self.watch()
                 await self.controller.reconcile(KEY)
             except CrashError:
                 self.crashes += 1
-                self.server.fault = lambda request, when: None
-                self.controller = self._controller()
+                self.server.faults = NONE
+                self.start_again()
                 await self.controller.resync()
             except (RefusedError, UnreachableError, NotCreatedError):
                 pass  # the queue would come back later
-            self._nodes()
+            self.nodes.step(self.now)
             self.now += timedelta(seconds=1)
-            calm = calm + 1 if self.server.version == before else 0
+            calm = calm + 1 if self.store.version == before else 0
             if calm > 20:
                 return
         raise AssertionError(f"nothing comes to an end: {self.status}")
@@ -95,46 +156,15 @@ class Life:
     def _controller(self) -> Controller:
         return Controller(KINDS, self.server, SETTINGS, lambda: self.now)
 
-    def _watch(self) -> None:
-        events, self.server.events = self.server.events, []
-        for type_, manifest in events:
+    def watch(self) -> None:
+        """The controller is told what has happened."""
+        changes, self.told = self.store.since(self.told), self.store.version
+        for change in changes:
             self.hidden += 1
             if self.hide(self.hidden):
                 continue
             cache = self.controller.cache
-            cache.drop(manifest) if type_ == "DELETED" else cache.take(manifest)
-
-    def _nodes(self) -> None:
-        """Kubernetes, Kubeflow and the kubelet move everything one step on."""
-        for child in self.server.of("Job", "PyTorchJob"):
-            mine = [pod for pod in self.server.of("Pod") if _owner(pod) == child["metadata"]["uid"]]
-            if "deletionTimestamp" in child["metadata"]:
-                for pod in mine:
-                    self.server.remove(pod)
-                if not mine:
-                    self.server.remove(child)
-            elif not mine and not child.get("status"):
-                self.server.put_new(_pod(child))
-            elif mine:
-                self._step(child, mine[0])
-
-    def _step(self, child: Manifest, pod: Manifest) -> None:
-        phase, labels = pod["status"]["phase"], child["metadata"]["labels"]
-        start = {"startedAt": _text(self.now)}
-        if phase == "Pending":
-            running = {"phase": "Running", "containerStatuses": [{"state": {"running": start}}]}
-            self.server.put({**pod, "status": running})
-        elif phase == "Running":
-            stage, attempt = labels["lmops.dev/stage"], int(labels["lmops.dev/attempt"])
-            what = self.script(stage, attempt)
-            code = 1 if "failure" in what else 0
-            end = {**start, "finishedAt": _text(self.now), "exitCode": code, "message": said(stage, attempt, **what)}
-            ended = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [{"state": {"terminated": end}}]}
-            self.server.put({**pod, "status": ended})
-        elif not child.get("status"):
-            word = {"Job": {"Succeeded": "Complete"}}.get(child["kind"], {}).get(phase, phase)
-            ended = {"type": word, "status": "True", "reason": "Ended", "lastTransitionTime": _text(self.now)}
-            self.server.put({**child, "status": {"conditions": [ended]}})
+            cache.drop(change.manifest) if change.type == "DELETED" else cache.take(change.manifest)
 
 
 def _pod(child: Manifest) -> Manifest:
@@ -144,8 +174,9 @@ def _pod(child: Manifest) -> Manifest:
     return {"kind": "Pod", "metadata": {**born, "ownerReferences": [owner]}, "status": {"phase": "Pending"}}
 
 
-def _owner(pod: Manifest) -> str:
-    return str(pod["metadata"]["ownerReferences"][0]["uid"])
+def _owner(manifest: Manifest) -> str:
+    owners = manifest["metadata"].get("ownerReferences") or [{"uid": ""}]
+    return str(owners[0]["uid"])
 
 
 def _text(moment: datetime) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 
 import pytest
 
-from fakecluster import crash, lose_reply
+from faults import NONE, Fault, Faults, crash, lose_reply
 from lives import KEY, Life, fails_once, succeeds
-from lmops.cluster import RefusedError
 from lmops.plan import Ref
 
 CALM = Life(fails_once).run()
@@ -34,7 +34,7 @@ def test_a_life_without_faults_makes_every_child_once():
 @pytest.mark.parametrize("request_number", range(1, CALM.server.requests + 1))
 def test_a_crash_at_any_request_changes_nothing(request_number: int, when: str):
     life = Life(fails_once)
-    life.server.fault = crash(request_number, when)
+    life.server.faults = crash(request_number, when)
 
     assert (life.run().outcome(), life.crashes) == (ENDS, 1)
 
@@ -42,7 +42,7 @@ def test_a_crash_at_any_request_changes_nothing(request_number: int, when: str):
 @pytest.mark.parametrize("request_number", range(1, CALM.server.requests + 1))
 def test_a_lost_reply_changes_nothing(request_number: int):
     life = Life(fails_once)
-    life.server.fault = lose_reply(request_number)
+    life.server.faults = lose_reply(request_number)
 
     assert life.run().outcome() == ENDS
 
@@ -59,24 +59,24 @@ def test_two_requests_and_an_event_bring_the_first_child():
     life = Life()
     asyncio.run(_first_reconcile(life))
 
-    assert dict(life.server.writes) == {"patch_status": 1, "create": 2}
-    assert life.server.made == {Ref("TrainingJob", "reviews"): 1, Ref("Job", "reviews-prepare-a0"): 1} | {
-        ref: 1 for ref in life.server.made if ref.kind == "Event"
+    assert dict(life.server.writes) == {"patch": 1, "create": 2}
+    assert life.store.made == {Ref("TrainingJob", "reviews"): 1, Ref("Job", "reviews-prepare-a0"): 1} | {
+        ref: 1 for ref in life.store.made if ref.kind == "Event"
     }
 
 
 async def _first_reconcile(life: Life) -> None:
-    life._watch()
+    life.watch()
     await life.controller.reconcile(KEY)
 
 
 def test_a_settled_job_is_not_written_again():
     life = Life(succeeds).run()
-    before = life.server.version
-    life.controller = life._controller()
+    before = life.store.version
+    life.start_again()
     life.run()
 
-    assert life.server.version == before
+    assert life.store.version == before
 
 
 def test_a_child_that_is_deleted_while_it_runs_is_a_new_attempt():
@@ -86,12 +86,12 @@ def test_a_child_that_is_deleted_while_it_runs_is_a_new_attempt():
     def script(stage: str, attempt: int) -> dict[str, object]:
         if (stage, attempt) == ("train", 0) and not gone:
             gone.append(stage)
-            child = life.server.objects["PyTorchJob", "default", "reviews-train-a0"]
-            life.server.put({**child, "metadata": {**child["metadata"], "deletionTimestamp": "2026-11-23T12:00:00Z"}})
+            child = life.store.objects["PyTorchJob", "default", "reviews-train-a0"]
+            life.store.put({**child, "metadata": {**child["metadata"], "deletionTimestamp": "2026-11-23T12:00:00Z"}})
             return {"stopped": {"signal": "SIGTERM", "step": 7}, "checkpoint": 7}
         return succeeds(stage, attempt)
 
-    life.script = script
+    life.nodes.script = script
     life.run()
 
     assert [run["name"] for run in life.status["runs"]][1:3] == ["reviews-train-a0", "reviews-train-a1"]
@@ -100,13 +100,13 @@ def test_a_child_that_is_deleted_while_it_runs_is_a_new_attempt():
 
 def test_a_child_that_is_deleted_after_its_end_is_not_missed():
     life = Life().run()
-    made = dict(life.server.made)
-    for child in life.server.of("Job", "PyTorchJob"):
-        life.server.remove(child)
-    before = life.server.version
+    made = dict(life.store.made)
+    for child in life.store.of("Job", "PyTorchJob"):
+        life.store.remove(child)
+    before = life.store.version
     life.run()
 
-    assert (life.status["phase"], dict(life.server.made), life.server.version) == ("Succeeded", made, before)
+    assert (life.status["phase"], dict(life.store.made), life.store.version) == ("Succeeded", made, before)
 
 
 def test_a_child_that_lost_our_label_is_still_there():
@@ -116,11 +116,11 @@ def test_a_child_that_lost_our_label_is_still_there():
     def script(stage: str, attempt: int) -> dict[str, object]:
         if stage == "train" and not stripped:
             stripped.append(stage)
-            child = life.server.objects["PyTorchJob", "default", "reviews-train-a0"]
-            life.server.events.append(("DELETED", child))  # what a watch with a selector tells
+            child = life.store.objects["PyTorchJob", "default", "reviews-train-a0"]
+            life.store.tell("DELETED", copy.deepcopy(child))  # what a watch with a selector tells
         return succeeds(stage, attempt)
 
-    life.script = script
+    life.nodes.script = script
     life.run()
 
     assert life.outcome()["made"]["reviews-train-a0"] == 1
@@ -130,11 +130,11 @@ def test_a_child_that_lost_our_label_is_still_there():
 def test_a_foreign_object_of_the_same_name_is_never_adopted():
     life = Life()
     foreign = {"kind": "Job", "metadata": {"name": "reviews-prepare-a0", "namespace": "default"}, "status": {"x": 1}}
-    life.server.put_new(foreign)
+    life.store.put_new(foreign)
     life.run()
 
     assert life.status["display"]["reason"].startswith("NameConflict: Job reviews-prepare-a0 is there already")
-    life.server.remove(life.server.objects["Job", "default", "reviews-prepare-a0"])
+    life.store.remove(life.store.objects["Job", "default", "reviews-prepare-a0"])
     life.run()
 
     assert life.status["phase"] == "Succeeded"
@@ -142,17 +142,10 @@ def test_a_foreign_object_of_the_same_name_is_never_adopted():
 
 def test_a_kind_that_is_not_installed_is_waited_for():
     life = Life()
-    create, missing = life.server.put_new, [True]
-
-    def put_new(manifest: dict[str, object]) -> dict[str, object]:
-        if manifest["kind"] == "PyTorchJob" and missing:
-            raise RefusedError(404, "NotFound", "the server could not find the requested resource")
-        return create(manifest)
-
-    life.server.put_new = put_new  # type: ignore[method-assign]
+    life.server.faults = Faults(Fault("answer", 404, "NotFound", kinds=frozenset({"PyTorchJob"})))
     life.run()
     told = life.status["display"]["reason"]
-    missing.clear()
+    life.server.faults = NONE
     life.run()
 
     assert told == "NotFound: PyTorchJobs are unknown here: install Kubeflow's training operator (1.9)."
@@ -163,20 +156,20 @@ def test_a_plan_made_of_a_stale_view_does_nothing():
     life = Life()
     stale = dict(life.job)
     life.run()
-    made = dict(life.server.made)
-    for child in life.server.of("Job", "PyTorchJob"):
-        life.server.remove(child)
-    life.controller = life._controller()
+    made = dict(life.store.made)
+    for child in life.store.of("Job", "PyTorchJob"):
+        life.store.remove(child)
+    life.start_again()
     life.controller.cache.take(stale)
-    life.server.events.clear()
+    life.told = life.store.version
     asyncio.run(life.controller.reconcile(KEY))
 
-    assert life.server.made == made
+    assert life.store.made == made
 
 
 def test_a_resource_of_another_form_is_told_so_once():
     life = Life()
-    life.server.put({**life.job, "spec": {"model": "a sentence"}})
+    life.store.put({**life.job, "spec": {"model": "a sentence"}})
     life.run()
 
     condition = life.status["conditions"][0]

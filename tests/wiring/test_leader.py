@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 
-from fakecluster import FakeCluster, lose_reply
+from fakecluster import FakeCluster
+from faults import lose_reply
 from lmops import leader as module
 from lmops.leader import Leader, LostError
+from store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +30,12 @@ def _with_short_hold(lease: object) -> object:
 
 
 def pair() -> tuple[FakeCluster, Leader, Leader]:
-    server = FakeCluster()
+    server = FakeCluster(Store())
     return server, *(Leader(server, "lmops", "operator", name) for name in ("one", "two"))
 
 
 def holder(server: FakeCluster) -> str:
-    return str(server.objects["Lease", "lmops", "operator"]["spec"]["holderIdentity"])
+    return str(server.store.objects["Lease", "lmops", "operator"]["spec"]["holderIdentity"])
 
 
 def test_nobody_may_write_before_the_election():
@@ -88,8 +90,8 @@ def test_a_leader_whose_lease_another_one_holds_ends():
 
     async def play() -> None:
         await one.elected()
-        lease = server.objects["Lease", "lmops", "operator"]
-        server.put({**lease, "spec": {**lease["spec"], "holderIdentity": "other"}})
+        lease = server.store.objects["Lease", "lmops", "operator"]
+        server.store.put({**lease, "spec": {**lease["spec"], "holderIdentity": "other"}})
         await asyncio.wait_for(one.keep(), 2)
 
     with pytest.raises(LostError):
@@ -102,7 +104,7 @@ def test_a_deleted_lease_is_made_anew():
 
     async def play() -> None:
         await one.elected()
-        server.remove(server.objects["Lease", "lmops", "operator"])
+        server.store.remove(server.store.objects["Lease", "lmops", "operator"])
         keeping = asyncio.create_task(one.keep())
         await asyncio.sleep(0.2)
         keeping.cancel()
@@ -113,7 +115,7 @@ def test_a_deleted_lease_is_made_anew():
 
 def test_a_lost_reply_costs_one_turn():
     server, one, _ = pair()
-    server.fault = lose_reply(2)
+    server.faults = lose_reply(2)
     asyncio.run(one.elected())
 
     assert (holder(server), one.leads) == ("one", True)
