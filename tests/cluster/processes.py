@@ -26,7 +26,7 @@ class Daemons:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop_all()
+        self.kill_all()
 
     def start(self, name: str, *command: str | Path, environment: dict[str, str] | None = None) -> int:
         """Starts a process, and returns its id."""
@@ -46,10 +46,10 @@ class Daemons:
         """The id of a process that runs."""
         return self._running[name].pid
 
-    def stop_all(self) -> None:
-        """Ends what runs, the last one first."""
+    def kill_all(self) -> None:
+        """Ends what runs, the last one first, and without a word: nothing of what it keeps is read again."""
         for name in reversed(list(self._running)):
-            self.stop(name)
+            self.kill(name)
 
     def stop(self, name: str, patience: float = 10) -> None:
         """Ends a process, at first politely."""
