@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 from cluster.certificates import kubeconfig
 from cluster.client import Cluster, Manifest
 from cluster.processes import Daemons, free_ports
@@ -45,12 +47,17 @@ def running(cluster: Cluster, folder: Path, manifests: Iterable[Manifest], *argu
         operator = Operator(daemons, port)
         namespace = account["metadata"]["namespace"]
         daemons.start(
-            "operator", sys.executable, "-m", "lmops", "operator", "run", "--verbose",
+            "operator", sys.executable, "-m", "lmops", "operator", "run",
             "--port", str(port), "--lease-namespace", namespace, *arguments,
             environment={**cluster.environment, "KUBECONFIG": str(user)},
         )  # fmt: skip
         daemons.wait("ready operator", operator.is_ready)
         yield operator
+
+
+def rules() -> list[Manifest]:
+    """The namespace, the ServiceAccount and the rules that the operator needs."""
+    return list(yaml.safe_load_all((Path(__file__).parent / "conf/operator.yaml").read_text()))
 
 
 def install(cluster: Cluster, manifests: Iterable[Manifest]) -> Manifest:

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cluster import operator
 from cluster.client import Cluster
 from cluster.controlplane import ControlPlane
 
-HERE = Path(__file__).parent
-CRDS = HERE.parents[1] / "crds"
+CRDS = Path(__file__).parents[2] / "crds"
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +31,5 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def running_operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[operator.Operator]:
     """The operator as a process, with no more rights than it needs."""
-    rules = yaml.safe_load_all((HERE / "rbac.yaml").read_text())
-    with operator.running(cluster, tmp_path_factory.mktemp("operator"), rules) as running:
+    with operator.running(cluster, tmp_path_factory.mktemp("operator"), operator.rules()) as running:
         yield running

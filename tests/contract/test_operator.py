@@ -94,6 +94,23 @@ def test_a_failed_attempt_is_recorded_deleted_and_followed_by_another(players: P
     assert phase(players, "Succeeded")["status"]["restarts"] == 1
 
 
+def test_a_worker_that_is_deleted_while_it_runs_ends_the_attempt(players: Players) -> None:
+    players.run("prepare-a0")
+    players.succeed("prepare-a0")
+    _, second = players.run("train-a0", 2)
+    phase(players, "Running")
+
+    players.cluster.kubectl("delete", "pod", second["metadata"]["name"], "-n", players.namespace)
+
+    Players(players.cluster, players.namespace, "reviews", patience=120).run("train-a1", 2)
+    job = players.cluster.until("trainingjob", "reviews", lambda job: shown(job) == "2/2", players.namespace)
+    assert runs(job)[1:] == [
+        ("reviews-train-a0", "Failed", "PyTorchJobFailed"),
+        ("reviews-train-a1", "Running", None),
+    ]
+    assert (job["status"]["restarts"], "failure" in job["status"]) == (1, False)
+
+
 def children(players: Players, kind: str) -> list[Manifest]:
     """What the job has made of a kind."""
     return players.cluster.list(kind, players.namespace, "lmops.dev/job=reviews")
