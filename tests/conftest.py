@@ -5,21 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from cluster import builds, controlplane, kubeflow
+from cluster import builds, controlplane, image, kubeflow
+from cluster import node as nodes
+from cluster.client import Cluster
+
+FOREIGN = os.environ.get("LMOPS_TEST_KUBECONFIG", "")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Compiles what the collected tests will start: that takes minutes, and no test's time limit should count them."""
-    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    if "control_plane" not in wanted or session.config.option.collectonly:
+    if session.config.option.collectonly:
         return
+    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    say = reporter.write_line if reporter else print
     with suppress(builds.MissingError):  # said where a test is skipped for it
-        builds.build(builds.CONTROL_PLANE, reporter.write_line if reporter else print)
+        if "control_plane" in wanted:
+            builds.build(builds.CONTROL_PLANE, say)
+        if "node" in wanted:
+            _prepare_node(say)
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +41,34 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[controlp
     with controlplane.running(tmp_path_factory.mktemp("control-plane")) as plane:
         kubeflow.start(plane)
         yield plane
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with pods, and images of this tree: the one that LMOPS_TEST_KUBECONFIG names, or a node of our own."""
+    try:
+        _prepare_node()
+    except builds.MissingError as missing:
+        _absent(f"NO NODE: {missing}")
+    if FOREIGN:
+        yield Cluster(Path(FOREIGN))
+        return
+    with nodes.running(tmp_path_factory.mktemp("node")) as running:
+        kubeflow.start(running)
+        for name in image.SOURCES:
+            running.load(image.build(name, running.folder))
+        yield running
+
+
+def _prepare_node(say: builds.Say = print) -> None:
+    """What takes minutes the first time."""
+    if FOREIGN:
+        builds.build(("kubectl",), say)
+        return
+    nodes.require(say)
+    builds.build(builds.NODE, say)
+    for name in image.SOURCES:
+        image.site(name, say)
 
 
 def _absent(why: str) -> NoReturn:
