@@ -42,13 +42,13 @@ def running(cluster: Cluster, folder: Path, manifests: Iterable[Manifest], *argu
     """An operator, until the end of the block. The manifests hold its namespace, ServiceAccount and rules."""
     account = install(cluster, manifests)
     user = token_kubeconfig(cluster, account, folder / "operator.kubeconfig")
-    (port,) = free_ports(1)
+    port, posts = free_ports(2)
     with Daemons(folder) as daemons:
         operator = Operator(daemons, port)
         namespace = account["metadata"]["namespace"]
         daemons.start(
             "operator", sys.executable, "-m", "lmops", "operator", "run",
-            "--port", str(port), "--lease-namespace", namespace, *arguments,
+            "--port", str(port), "--progress-port", str(posts), "--lease-namespace", namespace, *arguments,
             environment={**cluster.environment, "KUBECONFIG": str(user)},
         )  # fmt: skip
         daemons.wait("ready operator", operator.is_ready)

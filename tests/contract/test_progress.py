@@ -13,35 +13,19 @@ from typing import Any
 from urllib.error import HTTPError
 
 import pytest
-import yaml
 from kubernetes.aio import client, config
 
 from builders import trainingjob
 from cluster import operator
 from cluster.client import Cluster, Manifest
 from cluster.players import Players
-from cluster.processes import free_ports
 from lmops.cluster import Kubernetes
 from lmops.progress.secret import SECRET, Certificates
 from lmops.progress.server import Server
 from lmops.settings import Settings
 from lmops_trainer.progress import Progress
 
-HERE = Path(__file__).parent
 HOST = "lmops-progress.lmops-system.svc"
-REVIEWS = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: lmops-progress}
-rules:
-- {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: lmops-progress}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: lmops-progress}
-subjects: [{kind: ServiceAccount, name: lmops, namespace: lmops-system}]
-"""
 
 
 def certificates(account: str, namespace: str) -> list[Manifest]:
@@ -61,17 +45,6 @@ def granted(name: str, namespace: str, account: str, home: str, rules: list[Mani
     reference = {"apiGroup": api, "kind": "Role", "name": name}
     binding = {"apiVersion": f"{api}/v1", "kind": "RoleBinding", "metadata": metadata, "roleRef": reference}
     return [role, {**binding, "subjects": [subject]}]
-
-
-@pytest.fixture(scope="module")
-def running_operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[operator.Operator]:
-    """The operator as a process, with the rights of the endpoint as well."""
-    rules = [*yaml.safe_load_all((HERE / "rbac.yaml").read_text()), *yaml.safe_load_all(REVIEWS)]
-    rules += certificates("lmops", "lmops-system")
-    (port,) = free_ports(1)
-    folder = tmp_path_factory.mktemp("operator")
-    with operator.running(cluster, folder, rules, "--progress-port", str(port)) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

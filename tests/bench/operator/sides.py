@@ -39,7 +39,12 @@ class Side:
 
 def ours() -> Side:
     """The operator, as a Deployment starts it."""
-    return Side("ours", lambda: [sys.executable, "-m", "lmops", "operator", "run", "--port", str(*free_ports(1))])
+
+    def command() -> list[str]:
+        port, posts = map(str, free_ports(2))
+        return [sys.executable, "-m", "lmops", "operator", "run", "--port", port, "--progress-port", posts]
+
+    return Side("ours", command)
 
 
 def reference(folder: Path, spec: dict[str, Any]) -> Side:
