@@ -198,9 +198,10 @@ def test_the_operators_pod_is_restricted(manifests: list[dict[str, Any]]):
         "readOnlyRootFilesystem": True,
     }
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "shareProcessNamespace"} & set(pod)
-    assert [set(volume) - {"name"} for volume in pod["volumes"]] == [{"configMap"}, {"emptyDir"}]
+    assert [set(volume) - {"name"} for volume in pod["volumes"]] == [{"configMap"}]
     assert "limits" in container["resources"]
     assert {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")} == {
+        "startupProbe": {"path": "/healthz", "port": "http"},
         "livenessProbe": {"path": "/healthz", "port": "http"},
         "readinessProbe": {"path": "/readyz", "port": "http"},
     }
