@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Protocol
@@ -217,7 +218,7 @@ async def connected() -> AsyncIterator[client.ApiClient]:
     try:
         config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
     except config.ConfigException:
-        await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+        await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)  # type: ignore[no-untyped-call]
     settings.connection_pool_maxsize = CONNECTIONS
     settings.client_session_kwargs = {"trust_env": False}  # it would ask .netrc and for proxies before every request
     async with client.ApiClient(settings) as api:

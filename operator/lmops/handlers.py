@@ -3,50 +3,135 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import kopf
 
 from lmops.cache import SELECTOR, Cache, Key
 from lmops.cluster import RESOURCES
 from lmops.kinds import Kind
-from lmops.plan import Manifest
+
+FIRST, LONGEST, CALM = 0.5, 15.0, 60.0
+"""Seconds before Kopf is started again, before any later start at the most, and after which all is well again."""
+ENDING = 8.0
+"""Seconds that Kopf may take to end when it is told to."""
+RECONNECT = 300
+"""Seconds after which the server ends a watch, so that even in an idle cluster something is heard of it."""
+
+log = logging.getLogger("lmops.watch")
 
 
 class Watch:
-    """What Kopf sees of our kinds, of their children, and of the children's pods."""
+    """What Kopf sees of our kinds, of their children, and of the children's pods.
 
-    def __init__(self, kinds: dict[str, Kind], cache: Cache, enqueue: Callable[[Key], None]) -> None:
-        self.cache, self.enqueue = cache, enqueue
-        self.seen = time.monotonic()
-        """When anything was seen last."""
+    Kopf gives up where it meets what it does not know: an error within a watch, half a line, a refusal that stays.
+    It is started again then. (`kopf.operator` itself would cancel every task of the loop, and hang on its own.)
+    """
+
+    def __init__(
+        self, kinds: dict[str, Kind], cache: Cache, enqueue: Callable[[Key], None], missed: Callable[[], None]
+    ) -> None:
+        """`missed` is called where events may have been lost: a whole list is needed."""
+        self.cache, self.enqueue, self.missed = cache, enqueue, missed
+        self.heard, self.starts = time.monotonic(), 0
+        """When the server was last heard of, in whatever words; and how often Kopf was started."""
         self.children = sorted({child for kind in kinds.values() for child in (*kind.children, "Pod")})
+        self._plurals = {RESOURCES[name].plural for name in (*kinds, *self.children)}
+        self._listed = set[str]()
         self.registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=self.registry)(login)
+        kopf.on.login(registry=self.registry)(self._login)
         for name in (*kinds, *self.children):
             resource = RESOURCES[name]
-            kopf.on.event(*resource.group_version, resource.plural, registry=self.registry)(self.see)
+            kopf.on.event(*resource.group_version, resource.plural, registry=self.registry)(self._see)
 
-    async def see(self, event: Any, **_: Any) -> None:
-        """An event of any kind that is watched."""
-        self.seen = time.monotonic()
-        manifest: Manifest = dict(event["object"])
-        key = self.cache.drop(manifest) if event["type"] == "DELETED" else self.cache.take(manifest)
-        if key is not None:
-            self.enqueue(key)
+    @property
+    def silence(self) -> float:
+        """For how many seconds nothing was heard, not even a refusal."""
+        return time.monotonic() - self.heard
 
-    async def run(self, namespaces: tuple[str, ...], ready: asyncio.Event) -> None:
-        """Watches until the process is told to end."""
-        await kopf.operator(
+    async def run(self, namespaces: tuple[str, ...], started: Callable[[], None]) -> None:
+        """Watches until it is cancelled, however often Kopf gives up. `started` is called after each of its starts."""
+        wait = FIRST
+        while True:
+            began = time.monotonic()
+            try:
+                await self._once(namespaces, started)
+            except Exception as error:
+                wait = FIRST if time.monotonic() - began > CALM else min(LONGEST, wait * 2)
+                log.warning("the watch has ended and starts again in %.1f s: %s", wait, error)
+            await asyncio.sleep(wait)
+
+    async def _once(self, namespaces: tuple[str, ...], started: Callable[[], None]) -> None:
+        """One run of Kopf; raises what Kopf gave up at."""
+        self.heard, self.starts, stop = time.monotonic(), self.starts + 1, asyncio.Event()
+        tasks = await kopf.spawn_tasks(
             registry=self.registry,
             settings=settings(self.children, scans=not namespaces),
             clusterwide=not namespaces,
             namespaces=namespaces,
             standalone=True,
-            ready_flag=ready,
+            stop_flag=stop,
         )
+        try:
+            started()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            stop.set()  # without it Kopf sends SIGKILL to this process when it does not end in time
+            await _ended({task for task in asyncio.all_tasks() if task.get_name().startswith("watcher for ")})
+            await _ended(set(tasks))
+
+    async def _see(self, event: Any, **_: Any) -> None:
+        """An event of any kind that is watched."""
+        self.heard, manifest = time.monotonic(), dict(event["object"])
+        key = self.cache.drop(manifest) if event["type"] == "DELETED" else self.cache.take(manifest)
+        if key is not None:
+            self.enqueue(key)
+
+    async def _login(self, **known: Any) -> kopf.AiohttpSession:
+        """The pod's own ServiceAccount, or what KUBECONFIG names; in a session that tells what it hears."""
+        info = kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)
+        if info is None:
+            raise kopf.LoginError("neither a ServiceAccount nor KUBECONFIG says where the cluster is")
+        trace = aiohttp.TraceConfig()
+        trace.on_request_end.append(self._answered)
+        trace.on_request_exception.append(self._unanswered)
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),  # each watch holds a connection
+            headers=info.as_http_headers(),
+            proxy=info.proxy_url,
+            trust_env=info.trust_env or False,
+            trace_configs=[trace],
+        )
+        return kopf.AiohttpSession(
+            server=info.server, default_namespace=info.default_namespace, aiohttp_session=session
+        )
+
+    async def _answered(self, session: object, context: object, told: aiohttp.TraceRequestEndParams) -> None:
+        """A list that is not the first one means that a watch could not go on where it was."""
+        self.heard = time.monotonic()
+        path, query = told.url.path, told.url.query
+        if path.rpartition("/")[2] not in self._plurals or "watch" in query or "continue" in query:
+            return
+        if path in self._listed:
+            self.missed()
+        self._listed.add(path)
+
+    async def _unanswered(self, session: object, context: object, told: object) -> None:
+        self.heard = time.monotonic()
+
+
+async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+    """Ends tasks, and waits for that as long as it is worth while."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=ENDING)
 
 
 class Blind(kopf.DiffBaseStorage):
@@ -77,16 +162,11 @@ def settings(children: list[str], scans: bool) -> kopf.OperatorSettings:
     chosen.networking.request_timeout = 30
     chosen.networking.connect_timeout = 10
     chosen.networking.error_backoffs = (0.5, 1, 2, 4, 8)
-    chosen.watching.server_timeout = 300
-    chosen.watching.client_timeout = 310
+    chosen.watching.server_timeout = RECONNECT
+    chosen.watching.client_timeout = RECONNECT + 10
     chosen.watching.connect_timeout = 10
     chosen.watching.chunk_size = 500
     for name in children:
         resource = RESOURCES[name]
         chosen.watching.label_selectors[(*resource.group_version, resource.plural)] = SELECTOR
     return chosen
-
-
-def login(**known: Any) -> kopf.ConnectionInfo | None:
-    """The pod's own ServiceAccount, or what KUBECONFIG names."""
-    return kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)

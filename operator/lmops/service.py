@@ -17,7 +17,7 @@ from aiohttp import web
 from lmops.cache import Key
 from lmops.cluster import Kubernetes, RefusedError, UnreachableError, connected
 from lmops.controller import Controller, NotCreatedError
-from lmops.handlers import Watch
+from lmops.handlers import RECONNECT, Watch
 from lmops.kinds import KINDS
 from lmops.leader import Leader
 from lmops.metrics import Metrics
@@ -26,8 +26,12 @@ from lmops.progress.server import Server
 from lmops.queue import Queue
 from lmops.settings import Settings
 
+SETTLE, LONGEST = 0.5, 15.0
+"""Seconds between a lost watch and the list that follows, and between two tries to list at the most."""
 STUCK = 60.0
 """Seconds that a key may wait for a worker before the operator calls itself unwell."""
+DEAF = 2.0 * RECONNECT
+"""Seconds without any word from the API server, not even a refusal, before it does."""
 LEASE = "lmops-operator"
 PUBLISHED_WITHIN = 10.0
 """Seconds that the first reconcile waits for the certificates that pods are created with."""
@@ -44,26 +48,43 @@ class Service:
         self.settings, self.leader, self.metrics = settings, leader, metrics
         self.controller = Controller(KINDS, cluster, settings)
         self.queue = Queue[Key](self._work, self._failed)
-        self.watch = Watch(KINDS, self.controller.cache, self.queue.add)
-        self.works = False
+        self.missed = asyncio.Event()
+        """Set where a watch may have missed events."""
+        self.watch = Watch(KINDS, self.controller.cache, self.queue.add, self.missed.set)
+        self._stopped = asyncio.Event()
+        self.works, self.trouble = False, "the first list is not through yet"
         self.progress = progress
 
     async def run(self) -> None:
         """Returns after SIGTERM; raises `LostError` when another replica has taken over."""
-        stopped = asyncio.create_task(_signalled())
+        self._listen()
+        stopped = asyncio.create_task(self._stopped.wait())
         elected = asyncio.create_task(self.leader.elected())
-        await asyncio.wait({stopped, elected}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if not elected.done():
+        try:
+            await asyncio.wait({stopped, elected}, return_when=asyncio.FIRST_COMPLETED)
+            if not stopped.done():
+                await self._lead()
+        finally:
+            stopped.cancel()
             elected.cancel()
-            return
+
+    async def _lead(self) -> None:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.leader.keep()), group.create_task(self._reconcile())]
-            await self.watch.run(self.settings.namespaces, asyncio.Event())
+            tasks = [
+                group.create_task(self.leader.keep()),
+                group.create_task(self.watch.run(self.settings.namespaces, started=self._listen)),
+                group.create_task(self._reconcile()),
+            ]
+            await self._stopped.wait()
             log.info("ending: what is under way is finished by the next leader")
-            for task in tasks:
+            for task in reversed(tasks):
                 task.cancel()
         await self.leader.resign()
+
+    def _listen(self) -> None:
+        """Takes SIGTERM and SIGINT, which each start of Kopf takes to itself."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stopped.set)
 
     def problem(self) -> str:
         """What is wrong with this process, empty when nothing is: one that holds no lease is well and waits."""
@@ -71,13 +92,15 @@ class Service:
             return "the lease has run out"
         if self.queue.age > STUCK:
             return f"a key waits for {self.queue.age:.0f} s"
+        if self.works and self.watch.silence > DEAF:
+            return f"nothing was heard from the watches for {self.watch.silence:.0f} s"
         return self.progress.problem() if self.progress else ""
 
     def waits(self) -> str:
         """What this process still waits for before it does its part, empty when nothing."""
         if self.progress and not self.progress.ready.is_set():
             return "the progress endpoint has no certificate yet"
-        return "the first list is not through yet" if self.leader.leads and not self.works else ""
+        return self.trouble if self.leader.leads else ""
 
     def exposed(self) -> bytes:
         """The metrics, with the gauges of this moment."""
@@ -93,25 +116,30 @@ class Service:
     async def _reconcile(self) -> None:
         """Workers start once everything was listed: before that, what was not seen yet would seem to be gone."""
         async with asyncio.TaskGroup() as group:
-            await self._resync(until_it_worked=True)
+            await self._resync()
             if self.progress:
                 await self.progress.published(PUBLISHED_WITHIN)
             self.works = True
             group.create_task(self.queue.run())
             while True:
-                await asyncio.sleep(self.settings.resync_seconds)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.missed.wait(), self.settings.resync_seconds)
+                    await asyncio.sleep(SETTLE)  # all watches lose their connection together
+                self.missed.clear()
                 await self._resync()
 
-    async def _resync(self, until_it_worked: bool = False) -> None:
+    async def _resync(self) -> None:
+        """Lists everything, however often that takes."""
+        wait = 1.0
         while True:
             try:
                 keys = await self.controller.resync(self.settings.namespaces or ("",))
             except (RefusedError, UnreachableError) as error:
-                log.warning("the cluster could not be listed: %s", error)
-                if not until_it_worked:
-                    return
-                await asyncio.sleep(2)
+                self.trouble, wait = f"the cluster could not be listed: {error}", min(LONGEST, wait * 2)
+                log.warning("%s (again in %.0f s)", self.trouble, wait)
+                await asyncio.sleep(wait)
                 continue
+            self.trouble = ""
             for key in keys:
                 self.queue.add(key)
             log.debug("listed %d resources, %d of them new or changed", len(self.controller.cache), len(keys))
@@ -175,19 +203,6 @@ async def _probes(service: Service, port: int) -> AsyncIterator[None]:
         yield
     finally:
         await runner.cleanup()
-
-
-async def _signalled() -> None:
-    """Returns at SIGTERM or SIGINT. Once it watches, Kopf listens for them itself."""
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    try:
-        await told.wait()
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(ValueError, RuntimeError):
-                loop.remove_signal_handler(number)
 
 
 def own_namespace() -> str:
