@@ -198,7 +198,8 @@ class FakeApi:
                     changes.put_nowait(change)
                 while True:
                     try:
-                        change = await asyncio.wait_for(changes.get(), self.bookmarks)
+                        async with asyncio.timeout(self.bookmarks):
+                            change = await changes.get()
                     except TimeoutError:
                         mark = {"kind": place.kind, "metadata": {"resourceVersion": str(self.store.version)}}
                         await _send(answer, "BOOKMARK", mark)
