@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from lmops.cluster import Cluster, RefusedError, UnreachableError
 from lmops.plan import Manifest
@@ -20,6 +21,14 @@ class LostError(RuntimeError):
     """This replica may not write any more."""
 
 
+class Seen(NamedTuple):
+    """A version of another's lease: when it was first seen, and how long it holds from then on."""
+
+    version: str
+    at: float
+    holds: float
+
+
 class Leader:
     """A candidate for a Lease, or its holder.
 
@@ -31,7 +40,7 @@ class Leader:
         self.cluster, self.namespace, self.name, self.identity = cluster, namespace, name, identity
         self.until = 0.0
         """The monotonic time until which the lease is surely ours."""
-        self._seen: tuple[str, float] = ("", 0.0)
+        self._seen: Seen | None = None
 
     @property
     def leads(self) -> bool:
@@ -75,7 +84,8 @@ class Leader:
         """Takes or renews the lease where that is allowed."""
         began = time.monotonic()
         try:
-            lease = await asyncio.wait_for(self._written(), RENEW / 2)
+            async with asyncio.timeout(RENEW / 2):
+                lease = await self._written()
         except RefusedError as refusal:
             if refusal.status not in (404, 409):
                 log.warning("Lease %s/%s: %s", self.namespace, self.name, refusal)
@@ -94,6 +104,8 @@ class Leader:
         except RefusedError as refusal:
             if not refusal.is_missing:
                 raise
+            if self._seen and time.monotonic() - self._seen.at <= self._seen.holds:
+                return None  # its holder does not know yet that it is gone
             return await self.cluster.create(self._lease(0))
         spec = lease.get("spec", {})
         holder, turns = spec.get("holderIdentity") or "", spec.get("leaseTransitions", 0)
@@ -107,9 +119,9 @@ class Leader:
 
     def _has_run_out(self, lease: Manifest) -> bool:
         version, now = lease["metadata"]["resourceVersion"], time.monotonic()
-        if version != self._seen[0]:
-            self._seen = (version, now)
-        return now - self._seen[1] > float(lease["spec"].get("leaseDurationSeconds", HOLD))
+        if not self._seen or version != self._seen.version:
+            self._seen = Seen(version, now, float(lease["spec"].get("leaseDurationSeconds", HOLD)))
+        return now - self._seen.at > self._seen.holds
 
     def _lease(self, transitions: int, before: Manifest | None = None) -> Manifest:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

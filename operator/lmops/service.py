@@ -19,7 +19,7 @@ from lmops.cluster import Kubernetes, RefusedError, UnreachableError, connected
 from lmops.controller import Controller, NotCreatedError
 from lmops.handlers import RECONNECT, Watch
 from lmops.kinds import KINDS
-from lmops.leader import Leader
+from lmops.leader import Leader, LostError
 from lmops.metrics import Metrics
 from lmops.progress.secret import Certificates
 from lmops.progress.server import Server
@@ -123,7 +123,8 @@ class Service:
             group.create_task(self.queue.run())
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.missed.wait(), self.settings.resync_seconds)
+                    async with asyncio.timeout(self.settings.resync_seconds):
+                        await self.missed.wait()
                     await asyncio.sleep(SETTLE)  # all watches lose their connection together
                 self.missed.clear()
                 await self._resync()
@@ -151,7 +152,7 @@ class Service:
 
     def _failed(self, key: Key, error: Exception, delay: float) -> None:
         self.metrics.retries.labels("lmops").inc()
-        known = isinstance(error, RefusedError | UnreachableError | NotCreatedError)
+        known = isinstance(error, RefusedError | UnreachableError | NotCreatedError | LostError)
         log.warning("%s: %s (again in %.1f s)", key, error, delay, exc_info=None if known else error)
 
 

@@ -119,3 +119,18 @@ def test_a_lost_reply_costs_one_turn():
     asyncio.run(one.elected())
 
     assert (holder(server), one.leads) == ("one", True)
+
+
+def test_row_10_a_deleted_lease_is_left_to_its_holder():
+    server, one, two = pair()
+
+    async def play() -> None:
+        await one.elected()
+        assert not await two._try()
+        server.store.remove(server.store.objects["Lease", "lmops", "operator"])
+        assert (await two._try(), two.leads, one.leads) == (False, False, True)
+        assert await one._try()
+        await asyncio.wait_for(two.elected(), 2)  # one is gone now
+
+    asyncio.run(play())
+    assert (holder(server), one.leads) == ("two", False)
