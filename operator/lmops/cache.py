@@ -118,6 +118,11 @@ class Cache:
         self._parts.get(key, {}).pop(ref, None)
         self.doubtful.get(key, set()).discard(ref)
 
+    def abandon(self, key: Key) -> None:
+        """Forgets what is left of a resource that is gone: its children still tell of their end."""
+        self._parts.pop(key, None)
+        self.doubtful.pop(key, None)
+
     def settle(self, key: Key) -> None:
         """Drops the pods of a resource that has ended: its ledger knows all about them."""
         parts = self._parts.get(key, {})
@@ -125,20 +130,16 @@ class Cache:
             del parts[ref]
 
     def replace(self, kind: str, manifests: list[Manifest]) -> list[Key]:
-        """Takes a whole list of a kind in place of what was known: what is not in it is gone."""
+        """Takes a whole list of children or pods in place of what was known: what is not in it is gone."""
         listed = {manifest["metadata"]["uid"] for manifest in manifests}
         changed = [key for manifest in manifests if (key := self.take(manifest))]
-        return changed + [key for known in self._known(kind) if known["metadata"]["uid"] not in listed
-                          if (key := self.drop(known))]  # fmt: skip
+        known = [part for parts in self._parts.values() for part in parts.values() if part["kind"] == kind]
+        return changed + [key for part in known if part["metadata"]["uid"] not in listed if (key := self.drop(part))]
 
-    def _known(self, kind: str) -> list[Manifest]:
-        if kind in self.reports:
-            return [
-                {"kind": key.kind, "metadata": {"namespace": key.namespace, "name": key.name, "uid": owner.uid}}
-                for key, owner in self._owners.items()
-                if key.kind == kind
-            ]
-        return [part for parts in self._parts.values() for part in parts.values() if part["kind"] == kind]
+    def unlisted(self, kind: str, manifests: list[Manifest]) -> list[Key]:
+        """The resources of a kind that a list does not have. They may be younger than the list."""
+        listed = {manifest["metadata"]["uid"] for manifest in manifests}
+        return [key for key, owner in self._owners.items() if key.kind == kind and owner.uid not in listed]
 
     def _take_owner(self, manifest: Manifest) -> Key | None:
         metadata = manifest["metadata"]

@@ -41,6 +41,8 @@ class Controller:
     async def reconcile(self, key: Key) -> float | None:
         """Moves a resource one step on; the seconds after which it wants to be looked at again."""
         owner = self.cache.owner(key)
+        if owner is None:
+            self.cache.abandon(key)
         if owner is None or "deletionTimestamp" in owner["metadata"]:
             self.refused.pop(key, None)
             return None
@@ -58,10 +60,9 @@ class Controller:
         try:
             refused = await self._carry_out(key, owner, observed, plan)
         except RefusedError as refusal:
-            if not (refusal.is_stale or refusal.is_missing):
+            if not (refusal.is_stale or refusal.is_missing) or not await self._look(key):
                 raise
-            await self._look(key)  # somebody was faster: decide again on what is there now
-            return 0
+            return 0  # somebody was faster: decide again on what is there now
         if refused and refused != self.refused.get(key):
             self.refused[key] = refused
             return 0
@@ -83,7 +84,12 @@ class Controller:
                 if not refusal.is_missing:  # a kind that is not installed has no objects
                     raise
                 continue
-            changed += self.cache.replace(name, [manifest for page in pages for manifest in page])
+            listed = [manifest for page in pages for manifest in page]
+            if name in wanted:
+                changed += self.cache.replace(name, listed)
+                continue
+            changed += [key for manifest in listed if (key := self.cache.take(manifest))]
+            changed += [key for key in self.cache.unlisted(name, listed) if await self._look(key)]
         return list(dict.fromkeys(changed))
 
     async def _observed(self, key: Key, kind: Kind, resource: Any) -> Observed:
@@ -181,13 +187,14 @@ class Controller:
             self.cache.forget(key, ref)
         log.info("%s: deleted %s %s", key, *ref, extra={"key": str(key)})
 
-    async def _look(self, key: Key) -> None:
-        """Reads a resource anew."""
-        found = await self._read(*key)
+    async def _look(self, key: Key) -> bool:
+        """Reads a resource anew; whether it is another than before."""
+        before, found = self.cache.owner(key), await self._read(*key)
         if found is not None:
             self.cache.take(found)
-        elif owner := self.cache.owner(key):
-            self.cache.drop(owner)
+        elif before is not None:
+            self.cache.drop(before)
+        return before != self.cache.owner(key)
 
     async def _read(self, kind: str, namespace: str, name: str) -> Manifest | None:
         try:

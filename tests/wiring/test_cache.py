@@ -1,0 +1,72 @@
+"""What the operator remembers: never less than there is, and nothing of what is gone."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from faults import Fault, Faults
+from lives import KEY, Life, submit
+from lmops.cluster import RefusedError
+from lmops.plan import Manifest
+
+
+def test_nothing_is_remembered_of_a_resource_that_is_gone():
+    life = Life().run()
+    life.store.remove(life.job)
+    for child in [*life.store.of("Pod"), *life.store.of("Job", "PyTorchJob")]:
+        life.store.put({**child, "metadata": {**child["metadata"], "deletionTimestamp": "2026-11-23T13:00:00Z"}})
+        life.store.remove(child)
+    life.watch()
+    asyncio.run(life.controller.reconcile(KEY))
+
+    cache = life.controller.cache
+    assert (len(cache), cache._parts, cache.doubtful, life.controller.refused) == (0, {}, {}, {})
+
+
+def test_row_3_a_resource_that_is_younger_than_a_list_stays_known():
+    life = Life()
+    old = life.store.select("TrainingJob")
+
+    async def play() -> list[Manifest]:
+        young = submit(life.store, "young")
+        life.watch()
+        life.server.list = _stale(life.server.list, old)  # type: ignore[method-assign]
+        await life.controller.resync()
+        return [life.controller.cache.owner(young), life.controller.cache.owner(KEY)]  # type: ignore[list-item]
+
+    assert all(asyncio.run(play()))
+
+
+def test_row_3_a_child_that_is_younger_than_a_list_is_asked_for_before_it_counts_as_gone():
+    life = Life()
+
+    async def play() -> None:
+        await life.controller.resync()
+        await life.controller.reconcile(KEY)
+        life.server.list = _stale(life.server.list, [])  # type: ignore[method-assign]
+        await life.controller.resync()
+        await life.controller.reconcile(KEY)
+
+    asyncio.run(play())
+    assert {ref.name: n for ref, n in life.store.made.items() if ref.kind == "Job"} == {"reviews-prepare-a0": 1}
+
+
+def test_a_conflict_that_a_new_look_does_not_explain_is_left_to_the_back_off():
+    life = Life()
+    life.server.faults = Faults(Fault("answer", 409, "Conflict", verbs=frozenset({"patch"})))
+
+    async def play() -> None:
+        await life.controller.resync()
+        await life.controller.reconcile(KEY)
+
+    with pytest.raises(RefusedError):
+        asyncio.run(play())
+
+
+def _stale(real: object, old: list[Manifest]) -> object:
+    async def listed(kind: str, namespace: str = "", selector: str = "") -> list[Manifest]:
+        return [manifest for manifest in old if manifest["kind"] == kind]
+
+    return listed
