@@ -57,8 +57,8 @@ def outcome(store: Store, key: Key) -> dict[str, Any]:
 class Nodes:
     """Kubernetes, Kubeflow and the kubelet: each step moves every child and its pods one step on."""
 
-    def __init__(self, store: Store, script: Script = succeeds) -> None:
-        self.store, self.script = store, script
+    def __init__(self, store: Store, script: Script = succeeds, seconds: float = 0) -> None:
+        self.store, self.script, self.lasts = store, script, timedelta(seconds=seconds)
 
     def step(self, now: datetime) -> None:
         """Starts, ends and removes pods, and children whose pods or whose owner are gone."""
@@ -75,20 +75,24 @@ class Nodes:
             elif mine:
                 self._step(child, mine[0], now)
 
+    @staticmethod
+    def _started(pod: Manifest) -> datetime:
+        return datetime.fromisoformat(pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"])
+
     def _step(self, child: Manifest, pod: Manifest, now: datetime) -> None:
         phase, labels = pod["status"]["phase"], child["metadata"]["labels"]
         start = {"startedAt": _text(now)}
         if phase == "Pending":
             running = {"phase": "Running", "containerStatuses": [{"state": {"running": start}}]}
             self.store.put({**pod, "status": running})
-        elif phase == "Running":
+        elif phase == "Running" and now - self._started(pod) >= self.lasts:
             stage, attempt = labels["lmops.dev/stage"], int(labels["lmops.dev/attempt"])
             what = self.script(stage, attempt)
             code = 1 if "failure" in what else 0
             end = {**start, "finishedAt": _text(now), "exitCode": code, "message": said(stage, attempt, **what)}
             ended = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [{"state": {"terminated": end}}]}
             self.store.put({**pod, "status": ended})
-        elif not child.get("status"):
+        elif phase != "Running" and not child.get("status"):
             word = {"Job": {"Succeeded": "Complete"}}.get(child["kind"], {}).get(phase, phase)
             ended = {"type": word, "status": "True", "reason": "Ended", "lastTransitionTime": _text(now)}
             self.store.put({**child, "status": {"conditions": [ended]}})

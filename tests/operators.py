@@ -26,11 +26,11 @@ PATIENCE = 60.0
 
 
 @asynccontextmanager
-async def world(folder: Path, script: Script = succeeds, bookmarks: float = 60) -> AsyncIterator[FakeApi]:
-    """An API server with our CRD and Kubeflow's, and nodes that run what is created."""
-    async with FakeApi(Store(), bookmarks) as api:
+async def world(folder: Path, script: Script = succeeds, seconds: float = 0) -> AsyncIterator[FakeApi]:
+    """An API server with our CRD and Kubeflow's, and nodes that run what is created, each pod for so many seconds."""
+    async with FakeApi(Store()) as api:
         api.install(*CUSTOM)
-        nodes = asyncio.create_task(_nodes(Nodes(api.store, script)))
+        nodes = asyncio.create_task(_nodes(Nodes(api.store, script, seconds)))
         before, os.environ["KUBECONFIG"] = os.environ.get("KUBECONFIG", ""), str(api.kubeconfig(folder))
         try:
             yield api

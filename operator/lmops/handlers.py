@@ -10,10 +10,12 @@ from typing import Any
 
 import aiohttp
 import kopf
+from yarl import URL
 
 from lmops.cache import SELECTOR, Cache, Key
 from lmops.cluster import RESOURCES
 from lmops.kinds import Kind
+from lmops.plan import Manifest
 
 FIRST, LONGEST, CALM = 0.5, 15.0, 60.0
 """Seconds before Kopf is started again, before any later start at the most, and after which all is well again."""
@@ -37,10 +39,13 @@ class Watch:
     ) -> None:
         """`missed` is called where events may have been lost: a whole list is needed."""
         self.cache, self.enqueue, self.missed = cache, enqueue, missed
-        self.heard, self.starts = time.monotonic(), 0
-        """When the server was last heard of, in whatever words; and how often Kopf was started."""
+        self.starts = 0
+        """How often Kopf was started."""
         self.children = sorted({child for kind in kinds.values() for child in (*kind.children, "Pod")})
         self._plurals = {RESOURCES[name].plural for name in (*kinds, *self.children)}
+        self._vital = {RESOURCES[name].plural for name in (*kinds, "Pod")}
+        self._heard: dict[str, float] = {}
+        """When each watch that cannot be missing was last answered, or refused; and any request at all."""
         self._listed = set[str]()
         self.registry = kopf.OperatorRegistry()
         kopf.on.login(registry=self.registry)(self._login)
@@ -50,8 +55,8 @@ class Watch:
 
     @property
     def silence(self) -> float:
-        """For how many seconds nothing was heard, not even a refusal."""
-        return time.monotonic() - self.heard
+        """For how many seconds a watch was not even tried to be opened: that is no fault of the server's."""
+        return time.monotonic() - min(self._heard.values(), default=time.monotonic())
 
     async def run(self, namespaces: tuple[str, ...], started: Callable[[], None]) -> None:
         """Watches until it is cancelled, however often Kopf gives up. `started` is called after each of its starts."""
@@ -67,7 +72,7 @@ class Watch:
 
     async def _once(self, namespaces: tuple[str, ...], started: Callable[[], None]) -> None:
         """One run of Kopf; raises what Kopf gave up at."""
-        self.heard, self.starts, stop = time.monotonic(), self.starts + 1, asyncio.Event()
+        self._heard, self.starts, stop = {"": time.monotonic()}, self.starts + 1, asyncio.Event()
         tasks = await kopf.spawn_tasks(
             registry=self.registry,
             settings=settings(self.children, scans=not namespaces),
@@ -88,7 +93,7 @@ class Watch:
 
     async def _see(self, event: Any, **_: Any) -> None:
         """An event of any kind that is watched."""
-        self.heard, manifest = time.monotonic(), dict(event["object"])
+        manifest: Manifest = dict(event["object"])
         key = self.cache.drop(manifest) if event["type"] == "DELETED" else self.cache.take(manifest)
         if key is not None:
             self.enqueue(key)
@@ -114,7 +119,7 @@ class Watch:
 
     async def _answered(self, session: object, context: object, told: aiohttp.TraceRequestEndParams) -> None:
         """A list that is not the first one means that a watch could not go on where it was."""
-        self.heard = time.monotonic()
+        self._hear(told.url)
         path, query = told.url.path, told.url.query
         if path.rpartition("/")[2] not in self._plurals or "watch" in query or "continue" in query:
             return
@@ -122,8 +127,13 @@ class Watch:
             self.missed()
         self._listed.add(path)
 
-    async def _unanswered(self, session: object, context: object, told: object) -> None:
-        self.heard = time.monotonic()
+    async def _unanswered(self, session: object, context: object, told: aiohttp.TraceRequestExceptionParams) -> None:
+        self._hear(told.url)
+
+    def _hear(self, url: URL) -> None:
+        self._heard[""] = now = time.monotonic()
+        if (plural := url.path.rpartition("/")[2]) in self._vital:
+            self._heard[plural] = now
 
 
 async def _ended(tasks: set[asyncio.Task[Any]]) -> None:

@@ -31,7 +31,7 @@ SETTLE, LONGEST = 0.5, 15.0
 STUCK = 60.0
 """Seconds that a key may wait for a worker before the operator calls itself unwell."""
 DEAF = 2.0 * RECONNECT
-"""Seconds without any word from the API server, not even a refusal, before it does."""
+"""Seconds in which a watch was not even opened anew, before it does."""
 LEASE = "lmops-operator"
 PUBLISHED_WITHIN = 10.0
 """Seconds that the first reconcile waits for the certificates that pods are created with."""
@@ -93,7 +93,7 @@ class Service:
         if self.queue.age > STUCK:
             return f"a key waits for {self.queue.age:.0f} s"
         if self.works and self.watch.silence > DEAF:
-            return f"nothing was heard from the watches for {self.watch.silence:.0f} s"
+            return f"a watch was not opened for {self.watch.silence:.0f} s"
         return self.progress.problem() if self.progress else ""
 
     def waits(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fakeapi import FakeApi
-from faults import Fault, Faults
+from faults import NONE, Fault, Faults
 from lives import submit
 from lmops import handlers, queue, service
 from lmops.cache import Key
@@ -46,11 +46,17 @@ def phase(api: FakeApi, key: Key) -> str:
     return found
 
 
-def play(folder: Path, script: Callable[[FakeApi, Service], Awaitable[None]], **settings: Any) -> None:
-    """Runs a script beside an operator that has done its first job."""
+def reason(api: FakeApi, key: Key) -> str:
+    """What `kubectl get` shows as its reason."""
+    found: str = api.store.objects[key].get("status", {}).get("display", {}).get("reason", "")
+    return found
+
+
+def play(folder: Path, script: Callable[[FakeApi, Service], Awaitable[None]], seconds: float = 0) -> None:
+    """Runs a script beside an operator that has done its first job. Pods run for so many seconds."""
 
     async def act() -> None:
-        async with world(folder) as api, operator(**settings) as one:
+        async with world(folder, seconds=seconds) as api, operator() as one:
             first = submit(api.store, "first")
             await until(lambda: phase(api, first) == ENDS)
             await script(api, one)
@@ -67,5 +73,128 @@ def test_row_6_a_watch_that_breaks_is_opened_again_and_nothing_is_missed(tmp_pat
         assert api.faults.struck.total() == 4
         assert one.problem() == ""
         assert set(api.store.made.values()) == {1}
+
+    play(tmp_path, script)
+
+
+def test_row_4_a_child_that_is_deleted_while_the_watch_is_blind_is_noticed_without_waiting_for_the_next_list(
+    tmp_path: Path,
+):
+    async def script(api: FakeApi, one: Service) -> None:
+        job = submit(api.store, "blind")
+        await until(lambda: phase(api, job) == "Running")
+        await api.stop()
+        child = api.store.objects["PyTorchJob", "default", "blind-train-a0"]
+        for gone in [*(pod for pod in api.store.of("Pod") if pod["metadata"]["name"] == "blind-train-a0-0"), child]:
+            api.store.remove(gone)
+        api.store.forget()
+        await api.start()
+        await until(lambda: phase(api, job) == ENDS, 20)
+        runs = api.store.objects[job]["status"]["runs"]
+        assert [(run["name"], run["reason"]) for run in runs][1:3] == [
+            ("blind-train-a0", "Deleted"),
+            ("blind-train-a1", "Completed"),
+        ]
+
+    play(tmp_path, script, seconds=1)
+
+
+@pytest.mark.parametrize("history", ["kept", "lost"])
+def test_row_7_a_server_that_was_away_is_followed_by_all_that_was_created_meanwhile(tmp_path: Path, history: str):
+    async def script(api: FakeApi, one: Service) -> None:
+        under_way = submit(api.store, "under-way")
+        await until(lambda: phase(api, under_way))
+        await api.stop()
+        new = [submit(api.store, f"new-{n}") for n in range(5)]
+        await asyncio.sleep(2)
+        if history == "lost":
+            api.store.forget()
+        await api.start()
+        assert await until(lambda: all(phase(api, job) for job in new), 25) < 25
+        await until(lambda: all(phase(api, job) == ENDS for job in [under_way, *new]))
+        assert {n for ref, n in api.store.made.items() if ref.kind != "Event"} == {1}
+        assert one.problem() == ""
+
+    play(tmp_path, script)
+
+
+def test_row_8_a_kind_that_is_not_installed_is_told_and_nothing_is_lost_when_it_comes(tmp_path: Path):
+    async def script(api: FakeApi, one: Service) -> None:
+        api.uninstall("PyTorchJob")
+        jobs = [submit(api.store, f"job-{n}") for n in range(10)]
+        await until(lambda: all("PyTorchJobs are unknown here" in reason(api, job) for job in jobs))
+        api.install("PyTorchJob")
+        await until(lambda: all(phase(api, job) == ENDS for job in jobs))
+        assert one.problem() == ""
+
+    play(tmp_path, script)
+
+
+def test_row_8_a_webhook_that_is_down_is_told_and_nothing_is_lost_when_it_is_up_again(tmp_path: Path):
+    async def script(api: FakeApi, one: Service) -> None:
+        down = Fault("answer", 500, verbs=frozenset({"create"}), kinds=frozenset({"PyTorchJob"}))
+        api.faults = Faults(down)
+        jobs = [submit(api.store, f"job-{n}") for n in range(10)]
+        await until(lambda: all("Kubernetes refused PyTorchJob" in reason(api, job) for job in jobs))
+        api.faults = NONE
+        await until(lambda: all(phase(api, job) == ENDS for job in jobs))
+
+    play(tmp_path, script)
+
+
+def test_row_9_rights_that_are_taken_and_given_back_end_nothing(tmp_path: Path):
+    async def script(api: FakeApi, one: Service) -> None:
+        kinds = WATCHED | {"Event", "CustomResourceDefinition"}
+        api.faults = Faults(Fault("answer", 403, "Forbidden", kinds=kinds))
+        await api.stop()
+        await api.start()  # the watches have to be opened anew, and may not
+        jobs = [submit(api.store, f"job-{n}") for n in range(3)]
+        await until(lambda: "could not be listed" in one.trouble)
+        await asyncio.sleep(2)
+        assert (one.problem(), one.leader.leads) == ("", True)
+        api.faults = NONE
+        await until(lambda: all(phase(api, job) == ENDS for job in jobs))
+        assert one.trouble == ""
+
+    play(tmp_path, script)
+
+
+def test_row_9_a_right_that_is_missing_is_told_on_the_resource(tmp_path: Path):
+    async def script(api: FakeApi, one: Service) -> None:
+        api.faults = Faults(Fault("answer", 403, "Forbidden", verbs=frozenset({"create"}), kinds=WATCHED | {"Event"}))
+        job = submit(api.store)
+        await until(lambda: reason(api, job).startswith("Forbidden: Kubernetes refused Job"))
+        api.faults = NONE
+        await until(lambda: phase(api, job) == ENDS)
+
+    play(tmp_path, script)
+
+
+def test_row_15_nothing_holds_back_what_is_deleted_when_the_operator_is_gone(tmp_path: Path):
+    async def act() -> None:
+        async with world(tmp_path) as api:
+            async with operator():
+                jobs = [submit(api.store, f"job-{n}") for n in range(2)]
+                await until(lambda: phase(api, jobs[0]) == ENDS)
+            assert [m["metadata"]["name"] for m in api.store.objects.values() if m["metadata"].get("finalizers")] == []
+            for job in jobs:
+                api.store.delete(job)
+            api.uninstall("TrainingJob")
+            await until(lambda: not api.store.of("TrainingJob", "Job", "PyTorchJob", "Pod"))
+
+    asyncio.run(act())
+
+
+def test_a_watch_that_has_died_is_unwell_and_an_idle_cluster_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(handlers, "RECONNECT", 1)
+    monkeypatch.setattr(service, "DEAF", 4.0)
+
+    async def script(api: FakeApi, one: Service) -> None:
+        await asyncio.sleep(5)  # nothing happens, but the watches are opened every second
+        assert (one.problem(), one.watch.starts) == ("", 1)
+        for task in asyncio.all_tasks():
+            if task.get_name().startswith("watcher for pods"):
+                task.cancel()
+        await until(lambda: one.problem().startswith("a watch was not opened for"))
 
     play(tmp_path, script)
