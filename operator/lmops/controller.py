@@ -73,9 +73,13 @@ class Controller:
             return min(UNWATCHED, plan.again.total_seconds() if plan.again else UNWATCHED)
         return None if plan.again is None else plan.again.total_seconds()
 
-    async def resync(self, namespaces: tuple[str, ...] = ("",)) -> list[Key]:
-        """Lists everything there is: what watches have missed, or never said is gone. The keys that it concerns."""
-        changed: list[Key] = []
+    async def resync(
+        self, namespaces: tuple[str, ...] = ("",), changed: Callable[[Key], None] = lambda key: None
+    ) -> None:
+        """Lists everything there is: what watches have missed, or never said is gone.
+
+        `changed` is told each key at once: what was taken from one list is not new any more if the next one fails.
+        """
         wanted = {child: SELECTOR for kind in self.kinds.values() for child in (*kind.children, "Pod")}
         for name in (*wanted, *self.kinds):
             try:
@@ -86,11 +90,15 @@ class Controller:
                 continue
             listed = [manifest for page in pages for manifest in page]
             if name in wanted:
-                changed += self.cache.replace(name, listed)
+                for key in self.cache.replace(name, listed):
+                    changed(key)
                 continue
-            changed += [key for manifest in listed if (key := self.cache.take(manifest))]
-            changed += [key for key in self.cache.unlisted(name, listed) if await self._look(key)]
-        return list(dict.fromkeys(changed))
+            for manifest in listed:
+                if found := self.cache.take(manifest):
+                    changed(found)
+            for key in self.cache.unlisted(name, listed):
+                if await self._look(key):
+                    changed(key)
 
     async def _observed(self, key: Key, kind: Kind, resource: Any) -> Observed:
         """What is there. A child that should be there and was not seen is asked for: its absence would end a run."""

@@ -134,16 +134,14 @@ class Service:
         wait = 1.0
         while True:
             try:
-                keys = await self.controller.resync(self.settings.namespaces or ("",))
+                await self.controller.resync(self.settings.namespaces or ("",), self.queue.add)
             except (RefusedError, UnreachableError) as error:
                 self.trouble, wait = f"the cluster could not be listed: {error}", min(LONGEST, wait * 2)
                 log.warning("%s (again in %.0f s)", self.trouble, wait)
                 await asyncio.sleep(wait)
                 continue
             self.trouble = ""
-            for key in keys:
-                self.queue.add(key)
-            log.debug("listed %d resources, %d of them new or changed", len(self.controller.cache), len(keys))
+            log.debug("listed %d resources", len(self.controller.cache))
             return
 
     async def _work(self, key: Key) -> float | None:
