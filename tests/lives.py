@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -63,8 +64,11 @@ class Nodes:
     def step(self, now: datetime) -> None:
         """Starts, ends and removes pods, and children whose pods or whose owner are gone."""
         alive = {owner["metadata"]["uid"] for owner in self.store.of("TrainingJob")}
+        pods = defaultdict[str, list[Manifest]](list)
+        for pod in self.store.of("Pod"):
+            pods[_owner(pod)].append(pod)
         for child in self.store.of("Job", "PyTorchJob"):
-            mine = [pod for pod in self.store.of("Pod") if _owner(pod) == child["metadata"]["uid"]]
+            mine = pods[child["metadata"]["uid"]]
             if "deletionTimestamp" in child["metadata"] or (_owner(child) and _owner(child) not in alive):
                 for pod in mine:
                     self.store.remove(pod)
