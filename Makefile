@@ -27,6 +27,7 @@ lint: .venv/dev
 
 crds: .venv/dev
 	$(BIN)/python -m lmops.api.crd crds charts/lmops/files/crds
+	$(BIN)/python -m lmops.training.failure > docs/failures.md
 	$(BIN)/python charts/schema.py
 
 # `make bench BENCH=operator` runs that one only.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from builders import (
@@ -17,6 +19,7 @@ from builders import (
 )
 from lmops.api import TrainingJobStatus
 from lmops.plan import Observed, Ref, Refusal
+from lmops.training.failure import table
 from lmops.training.reconcile import reconcile
 
 KILLED = {"class": "WorkerLost", "reason": "RankKilled", "message": "Rank 1 was killed by SIGKILL.", "remedy": "-"}
@@ -557,3 +560,7 @@ def test_a_failed_workload_whose_pods_say_nothing_is_lost_after_a_minute_even_if
     life.settle()
 
     assert (at_first, life.job.status.phase, life.deleted) == ("Running", "Restarting", ["reviews-train-a0"])
+
+
+def test_the_page_of_failure_classes_is_the_one_that_the_table_makes():
+    assert (Path(__file__).parents[2] / "docs/failures.md").read_text() == table(), "run `make crds`"

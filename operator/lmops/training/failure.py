@@ -150,3 +150,25 @@ def _evicted(pod: Manifest) -> str | None:
 def _limit(pod: Manifest) -> str:
     limits = pod.get("spec", {}).get("containers", [{}])[0].get("resources", {}).get("limits", {})
     return str(limits.get("memory", "share"))
+
+
+HEAD = (
+    "# Why a job failed",
+    "",
+    "`kubectl get tj NAME -o jsonpath='{.status.failure}'` shows the class, a reason in one word, a message, the log",
+    "lines that show it, and a remedy for that very case. These are the classes. Written by `make crds`; do not edit.",
+    "",
+    "| class | meaning | what becomes of the job | what to do |",
+    "|---|---|---|---|",
+)
+
+
+def table() -> str:
+    """The classes as a page for people, who find the class of their failure in `status.failure`."""
+    then = {"fails": "it fails", "restarts": "it restarts, within `retry.restarts`", "resumes": "it goes on"}
+    rows = [f"| `{name}` | {row.meaning} | {then[row.then]} | {row.remedy} |" for name, row in CLASSES.items()]
+    return "\n".join((*HEAD, *rows, ""))
+
+
+if __name__ == "__main__":
+    print(table(), end="")
