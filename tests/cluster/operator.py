@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
+import helm
 from cluster.certificates import kubeconfig
 from cluster.client import Cluster, Manifest
 from cluster.processes import Daemons, free_ports
+
+HOME = "lmops-system"
+RULES = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
 
 
 class Operator:
@@ -56,8 +58,9 @@ def running(cluster: Cluster, folder: Path, manifests: Iterable[Manifest], *argu
 
 
 def rules() -> list[Manifest]:
-    """The namespace, the ServiceAccount and the rules that the operator needs."""
-    return list(yaml.safe_load_all((Path(__file__).parent / "conf/operator.yaml").read_text()))
+    """The namespace of the operator, and the ServiceAccount and rules that the chart gives it."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}}
+    return [namespace, *(each for each in helm.rendered(namespace=HOME) if each["kind"] in RULES)]
 
 
 def install(cluster: Cluster, manifests: Iterable[Manifest]) -> Manifest:

@@ -73,7 +73,7 @@ def test_the_rights_of_the_chart_are_enough_for_a_whole_life(
     settings = tmp_path / "settings.yaml"
     settings.write_text(cluster.get("configmap", "lmops-operator", home)["data"]["settings.yaml"])
 
-    with operator.running(cluster, tmp_path, [account], "--settings", str(settings), "--progress-port", "0") as running:
+    with operator.running(cluster, tmp_path, [account], "--settings", str(settings)) as running:
         live(apply(cluster, namespace))
         with urllib.request.urlopen(f"{running.url}/metrics", timeout=10) as answer:
             requests = [line for line in answer.read().decode().splitlines() if line.startswith("rest_client_requests")]
