@@ -38,11 +38,15 @@ class Resource(NamedTuple):
         group, _, version = self.api_version.rpartition("/")
         return group, version
 
+    @property
+    def root(self) -> str:
+        """The path of its API group's version."""
+        return f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
+
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
         """The path of a collection, an object, or a part of one."""
-        root = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
         scope = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
-        return root + scope + f"/{self.plural}" + "".join(f"/{part}" for part in (name, subresource) if part)
+        return self.root + scope + f"/{self.plural}" + "".join(f"/{part}" for part in (name, subresource) if part)
 
 
 RESOURCES = {
@@ -162,6 +166,16 @@ class Kubernetes:
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
         await self._ask("DELETE", RESOURCES[kind].path(namespace, name), body)
+
+    async def serves(self, kind: str) -> bool:
+        """Whether a kind is installed."""
+        try:
+            found = await self._ask("GET", RESOURCES[kind].root)
+        except RefusedError as refusal:
+            if refusal.is_missing:
+                return False
+            raise
+        return any(resource["name"] == RESOURCES[kind].plural for resource in found["resources"])
 
     async def _ask(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -14,6 +14,7 @@ from yarl import URL
 
 from lmops.cache import SELECTOR, Cache, Key
 from lmops.cluster import RESOURCES
+from lmops.discovery import changes
 from lmops.kinds import Kind
 from lmops.plan import Manifest
 
@@ -35,21 +36,27 @@ class Watch:
     """
 
     def __init__(
-        self, kinds: dict[str, Kind], cache: Cache, enqueue: Callable[[Key], None], missed: Callable[[], None]
+        self,
+        kinds: dict[str, Kind],
+        cache: Cache,
+        enqueue: Callable[[Key], None],
+        missed: Callable[[], None],
+        serves: Callable[[str], Awaitable[bool]],
     ) -> None:
-        """`missed` is called where events may have been lost: a whole list is needed."""
-        self.cache, self.enqueue, self.missed = cache, enqueue, missed
+        """`missed` is called where events may have been lost: a list is needed; `serves` knows what is installed."""
+        self.cache, self.enqueue, self.missed, self.serves = cache, enqueue, missed, serves
         self.starts = 0
         """How often Kopf was started."""
         self.children = sorted({child for kind in kinds.values() for child in (*kind.children, "Pod")})
-        self._plurals = {RESOURCES[name].plural for name in (*kinds, *self.children)}
+        self._kinds = (*kinds, *self.children)
+        self._plurals = {RESOURCES[name].plural for name in self._kinds}
         self._vital = {RESOURCES[name].plural for name in (*kinds, "Pod")}
         self._heard: dict[str, float] = {}
         """When each watch that cannot be missing was last answered, or refused; and any request at all."""
         self._listed = set[str]()
         self.registry = kopf.OperatorRegistry()
         kopf.on.login(registry=self.registry)(self._login)
-        for name in (*kinds, *self.children):
+        for name in self._kinds:
             resource = RESOURCES[name]
             kopf.on.event(*resource.group_version, resource.plural, registry=self.registry)(self._see)
 
@@ -81,6 +88,8 @@ class Watch:
             standalone=True,
             stop_flag=stop,
         )
+        if namespaces:  # Kopf does not scan then
+            tasks = [*tasks, asyncio.create_task(changes(self.serves, self._kinds))]
         try:
             started()
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -50,7 +50,7 @@ class Service:
         self.queue = Queue[Key](self._work, self._failed)
         self.missed = asyncio.Event()
         """Set where a watch may have missed events."""
-        self.watch = Watch(KINDS, self.controller.cache, self.queue.add, self.missed.set)
+        self.watch = Watch(KINDS, self.controller.cache, self.queue.add, self.missed.set, cluster.serves)
         self._stopped = asyncio.Event()
         self.works, self.trouble = False, "the first list is not through yet"
         self.progress = progress

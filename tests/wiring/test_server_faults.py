@@ -12,7 +12,7 @@ import pytest
 from fakeapi import FakeApi
 from faults import NONE, Fault, Faults
 from lives import submit
-from lmops import handlers, queue, service
+from lmops import discovery, handlers, queue, service
 from lmops.cache import Key
 from lmops.service import Service
 from operators import operator, until, world
@@ -29,10 +29,11 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "LONGEST", 1.0)
     monkeypatch.setattr(service, "SETTLE", 0.05)
     monkeypatch.setattr(queue, "LONGEST", 1.0)
+    monkeypatch.setattr(discovery, "LOOK", 0.2)
     patient = handlers.settings
 
-    def hurried(children: list[str]) -> Any:
-        chosen = patient(children)
+    def hurried(*known: Any, **more: Any) -> Any:
+        chosen = patient(*known, **more)
         chosen.networking.error_backoffs = (0.05, 0.1, 0.2)
         chosen.watching.inactivity_timeout = 2.0
         return chosen
@@ -128,6 +129,25 @@ def test_row_8_a_kind_that_is_not_installed_is_told_and_nothing_is_lost_when_it_
         assert one.problem() == ""
 
     play(tmp_path, script)
+
+
+def test_row_8_an_operator_of_some_namespaces_sees_a_kind_that_comes_and_reads_nothing_of_the_whole_cluster(
+    tmp_path: Path,
+):
+    async def act() -> None:
+        whole = frozenset({"CustomResourceDefinition", "Namespace"})
+        async with world(tmp_path) as api:
+            api.uninstall("PyTorchJob")
+            api.faults = Faults(Fault("answer", 403, "Forbidden", kinds=whole))
+            job = submit(api.store, "job")
+            async with operator(namespaces=(job.namespace,)) as one:
+                await until(lambda: "PyTorchJobs are unknown here" in reason(api, job))
+                api.install("PyTorchJob")
+                await until(lambda: phase(api, job) == ENDS)
+                assert one.watch.starts == 2
+            assert not [asked for asked in api.asked if asked.kind in whole]
+
+    asyncio.run(act())
 
 
 def test_row_8_a_webhook_that_is_down_is_told_and_nothing_is_lost_when_it_is_up_again(tmp_path: Path):
