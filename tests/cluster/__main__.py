@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +45,7 @@ def with_node() -> None:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to end is to clean up, too
     with tempfile.TemporaryDirectory(prefix="lmops-cluster-") as folder:
         yield Path(folder)
 
@@ -52,11 +53,8 @@ def _folder() -> Iterator[Path]:
 def _serve(plane: controlplane.ControlPlane) -> None:
     print(f"export KUBECONFIG={plane.kubeconfig} PATH={builds.program('kubectl').parent}:$PATH")
     print(f"logs are in {plane.folder}/logs; Ctrl-C ends everything", flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
+    with suppress(KeyboardInterrupt):
         signal.pause()
-    except KeyboardInterrupt:
-        print()
 
 
 if __name__ == "__main__":

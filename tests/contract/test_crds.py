@@ -141,6 +141,23 @@ def _depth(line: str) -> int:
     return (len(line) - len(line.lstrip())) // 2 - 1
 
 
+@pytest.mark.parametrize("part", ["spec", "status"])
+def test_every_field_keeps_its_sentence(cluster: Cluster, part: str) -> None:
+    told = json.loads(cluster.kubectl("get", "--raw", "/openapi/v3/apis/lmops.dev/v1alpha1"))
+    served = told["components"]["schemas"]["dev.lmops.v1alpha1.TrainingJob"]["properties"][part]
+
+    assert "" not in sentences(served)
+    assert sentences(served) == sentences(resource_schema(KINDS[0])["properties"][part])
+
+
+def sentences(schema: Schema) -> list[str]:
+    """What a schema says of its fields, in the order of their names."""
+    found = []
+    for _, inner in sorted(schema.get("properties", {}).items()):
+        found += [inner.get("description", ""), *sentences(_element(inner))]
+    return found
+
+
 def test_a_field_explains_itself_with_the_sentence_of_its_type(cluster: Cluster) -> None:
     sentence = resource_schema(KINDS[0])["properties"]["spec"]["properties"]["suspend"]["description"]
 
