@@ -112,6 +112,8 @@ class Life:
         self.crashes, self.told, self.hidden = 0, 0, 0
         self.hide: Callable[[int], bool] = lambda event: False
         """Whether the watch loses its n-th event."""
+        self.at: dict[int, Callable[[], None]] = {}
+        """What users do, and in which round."""
         self.controller = self._controller()
 
     @property
@@ -142,6 +144,8 @@ class Life:
         calm = 0
         for turn in range(rounds):
             before = self.store.version
+            if turn in self.at:
+                self.at[turn]()
             try:
                 if turn == 0 or turn % 10 == 9:
                     await self.controller.resync()
@@ -157,7 +161,7 @@ class Life:
             self.nodes.step(self.now)
             self.now += timedelta(seconds=1)
             calm = calm + 1 if self.store.version == before else 0
-            if calm > 20:
+            if calm > 20 and turn > max(self.at, default=0):
                 return
         raise AssertionError(f"nothing comes to an end: {self.status}")
 

@@ -32,7 +32,7 @@ def test_a_life_without_faults_makes_every_child_once():
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("request_number", range(1, CALM.server.requests + 1))
-def test_a_crash_at_any_request_changes_nothing(request_number: int, when: str):
+def test_row_1_a_crash_at_any_request_changes_nothing(request_number: int, when: str):
     life = Life(fails_once)
     life.server.faults = crash(request_number, when)
 
@@ -40,7 +40,7 @@ def test_a_crash_at_any_request_changes_nothing(request_number: int, when: str):
 
 
 @pytest.mark.parametrize("request_number", range(1, CALM.server.requests + 1))
-def test_a_lost_reply_changes_nothing(request_number: int):
+def test_row_2_a_lost_reply_changes_nothing(request_number: int):
     life = Life(fails_once)
     life.server.faults = lose_reply(request_number)
 
@@ -48,7 +48,7 @@ def test_a_lost_reply_changes_nothing(request_number: int):
 
 
 @pytest.mark.parametrize("event", range(1, CALM.hidden + 1))
-def test_an_event_that_the_watch_loses_changes_nothing(event: int):
+def test_row_4_an_event_that_the_watch_loses_changes_nothing(event: int):
     life = Life(fails_once)
     life.hide = lambda number: number == event
 
@@ -79,7 +79,7 @@ def test_a_settled_job_is_not_written_again():
     assert life.store.version == before
 
 
-def test_a_child_that_is_deleted_while_it_runs_is_a_new_attempt():
+def test_row_11_a_child_that_is_deleted_while_it_runs_is_a_new_attempt():
     life = Life()
     gone = []
 
@@ -98,7 +98,7 @@ def test_a_child_that_is_deleted_while_it_runs_is_a_new_attempt():
     assert (life.status["phase"], life.status["restarts"]) == ("Succeeded", 0)
 
 
-def test_a_child_that_is_deleted_after_its_end_is_not_missed():
+def test_row_11_a_child_that_is_deleted_after_its_end_is_not_missed():
     life = Life().run()
     made = dict(life.store.made)
     for child in life.store.of("Job", "PyTorchJob"):
@@ -109,7 +109,7 @@ def test_a_child_that_is_deleted_after_its_end_is_not_missed():
     assert (life.status["phase"], dict(life.store.made), life.store.version) == ("Succeeded", made, before)
 
 
-def test_a_child_that_lost_our_label_is_still_there():
+def test_row_11_a_child_that_lost_our_label_is_still_there():
     life = Life()
     stripped = []
 
@@ -127,7 +127,7 @@ def test_a_child_that_lost_our_label_is_still_there():
     assert "reviews-train-a1" not in life.outcome()["made"]
 
 
-def test_a_foreign_object_of_the_same_name_is_never_adopted():
+def test_row_12_a_foreign_object_of_the_same_name_is_never_adopted():
     life = Life()
     foreign = {"kind": "Job", "metadata": {"name": "reviews-prepare-a0", "namespace": "default"}, "status": {"x": 1}}
     life.store.put_new(foreign)
@@ -140,7 +140,7 @@ def test_a_foreign_object_of_the_same_name_is_never_adopted():
     assert life.status["phase"] == "Succeeded"
 
 
-def test_a_kind_that_is_not_installed_is_waited_for():
+def test_row_8_a_kind_that_is_not_installed_is_waited_for():
     life = Life()
     life.server.faults = Faults(Fault("answer", 404, "NotFound", kinds=frozenset({"PyTorchJob"})))
     life.run()
@@ -152,7 +152,7 @@ def test_a_kind_that_is_not_installed_is_waited_for():
     assert life.status["phase"] == "Succeeded"
 
 
-def test_a_plan_made_of_a_stale_view_does_nothing():
+def test_row_3_a_plan_made_of_a_stale_view_does_nothing():
     life = Life()
     stale = dict(life.job)
     life.run()
