@@ -11,8 +11,10 @@ from typing import NamedTuple
 from lmops.cluster import Cluster, RefusedError, UnreachableError
 from lmops.plan import Manifest
 
-HOLD, RENEW, RETRY = 15.0, 10.0, 2.0
-"""Seconds a lease holds, a leader tries to renew it before it gives up, and between two tries: those of client-go."""
+HOLD, RETRY = 15.0, 2.0
+"""Seconds a lease holds, and between two tries to renew it: those of client-go."""
+PATIENCE = 60.0
+"""Seconds without an answer before a leader ends. It writes nothing meanwhile, and leads on if nobody else did."""
 
 log = logging.getLogger("lmops.leader")
 
@@ -47,6 +49,11 @@ class Leader:
         """Whether the lease is surely ours now."""
         return time.monotonic() < self.until
 
+    @property
+    def overdue(self) -> float:
+        """For how many seconds a lease that was ours has not been renewed."""
+        return max(0.0, time.monotonic() - self.until) if self.until else 0.0
+
     def permit(self) -> None:
         """Raises `LostError` where nothing may be written."""
         if not self.leads:
@@ -65,7 +72,7 @@ class Leader:
             await asyncio.sleep(RETRY)
             if await self._try():
                 renewed = time.monotonic()
-            elif not self.until or time.monotonic() - renewed > RENEW:
+            elif not self.until or time.monotonic() - renewed > PATIENCE:
                 raise LostError(f"{self.identity} has lost Lease {self.namespace}/{self.name}")
 
     async def resign(self) -> None:
@@ -84,7 +91,7 @@ class Leader:
         """Takes or renews the lease where that is allowed."""
         began = time.monotonic()
         try:
-            async with asyncio.timeout(RENEW / 2):
+            async with asyncio.timeout(HOLD / 3):
                 lease = await self._written()
         except RefusedError as refusal:
             if refusal.status not in (404, 409):

@@ -29,7 +29,7 @@ from lmops.settings import Settings
 SETTLE, LONGEST = 0.5, 15.0
 """Seconds between a lost watch and the list that follows, and between two tries to list at the most."""
 STUCK = 60.0
-"""Seconds that a key may wait for a worker before the operator calls itself unwell."""
+"""Seconds that a key may wait for a worker, or a lease for its renewal, before the operator calls itself unwell."""
 DEAF = 2.0 * RECONNECT
 """Seconds in which a watch was not even opened anew, before it does."""
 LEASE = "lmops-operator"
@@ -88,8 +88,8 @@ class Service:
 
     def problem(self) -> str:
         """What is wrong with this process, empty when nothing is: one that holds no lease is well and waits."""
-        if self.leader.until and not self.leader.leads:
-            return "the lease has run out"
+        if self.leader.overdue > STUCK:
+            return f"the lease ran out {self.leader.overdue:.0f} s ago"
         if self.queue.age > STUCK:
             return f"a key waits for {self.queue.age:.0f} s"
         if self.works and self.watch.silence > DEAF:

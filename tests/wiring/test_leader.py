@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from fakecluster import FakeCluster
-from faults import lose_reply
+from faults import NONE, Fault, Faults, lose_reply
 from lmops import leader as module
 from lmops.leader import Leader, LostError
 from store import Store
@@ -16,7 +16,7 @@ from store import Store
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds become hundredths."""
-    for name, value in {"HOLD": 0.3, "RENEW": 0.2, "RETRY": 0.04}.items():
+    for name, value in {"HOLD": 0.3, "PATIENCE": 0.8, "RETRY": 0.04}.items():
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(Leader, "_lease", _with_short_hold(Leader._lease))
 
@@ -134,3 +134,32 @@ def test_row_10_a_deleted_lease_is_left_to_its_holder():
 
     asyncio.run(play())
     assert (holder(server), one.leads) == ("two", False)
+
+
+def test_row_7_a_leader_leads_on_after_an_outage_in_which_nobody_else_could():
+    server, one, _ = pair()
+
+    async def play() -> None:
+        await one.elected()
+        keeping = asyncio.create_task(one.keep())
+        server.faults = Faults(Fault("reset"))
+        await asyncio.sleep(0.5)
+        assert (one.leads, one.overdue > 0, keeping.done()) == (False, True, False)
+        server.faults = NONE
+        await asyncio.sleep(0.2)
+        assert (one.leads, keeping.done()) == (True, False)
+        keeping.cancel()
+
+    asyncio.run(play())
+
+
+def test_a_leader_that_hears_nothing_for_too_long_ends():
+    server, one, _ = pair()
+
+    async def play() -> None:
+        await one.elected()
+        server.faults = Faults(Fault("reset"))
+        await asyncio.wait_for(one.keep(), 5)
+
+    with pytest.raises(LostError):
+        asyncio.run(play())
