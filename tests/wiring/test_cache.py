@@ -8,6 +8,7 @@ import pytest
 
 from faults import Fault, Faults
 from lives import KEY, Life, submit
+from lmops.cache import Key
 from lmops.cluster import RefusedError
 from lmops.plan import Manifest
 
@@ -51,6 +52,22 @@ def test_row_3_a_child_that_is_younger_than_a_list_is_asked_for_before_it_counts
 
     asyncio.run(play())
     assert {ref.name: n for ref, n in life.store.made.items() if ref.kind == "Job"} == {"reviews-prepare-a0": 1}
+
+
+def test_what_one_list_has_told_is_not_forgotten_when_the_next_one_fails():
+    life = Life()
+    told: list[Key] = []
+
+    async def play() -> None:
+        await life.controller.resync()
+        await life.controller.reconcile(KEY)
+        life.nodes.step(life.now)  # a pod comes, and no watch tells of it
+        life.server.faults = Faults(Fault("answer", 500, verbs=frozenset({"list"}), kinds=frozenset({"TrainingJob"})))
+        with pytest.raises(RefusedError):
+            await life.controller.resync(changed=told.append)
+
+    asyncio.run(play())
+    assert told == [KEY]
 
 
 def test_a_conflict_that_a_new_look_does_not_explain_is_left_to_the_back_off():

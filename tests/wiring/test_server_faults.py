@@ -174,7 +174,7 @@ def test_row_9_rights_that_are_taken_and_given_back_end_nothing(tmp_path: Path):
         assert (one.problem(), one.leader.leads) == ("", True)
         api.faults = NONE
         await until(lambda: all(phase(api, job) == ENDS for job in jobs))
-        assert one.trouble == ""
+        await until(lambda: one.trouble == "")
 
     play(tmp_path, script)
 
