@@ -81,7 +81,7 @@ async def replica(api: FakeApi, folder: Path, who: str, *options: str) -> AsyncI
     """`lmops operator run`, killed at the end."""
     log = folder / f"{who}.log"
     environment = {**os.environ, "KUBECONFIG": str(api.kubeconfig(folder, who))}
-    command = (sys.executable, "-m", "lmops", "operator", "run", "--port", "0", *options)
+    command = (sys.executable, "-m", "lmops", "operator", "run", "--port", "0", "--progress-port", "0", *options)
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=file, stderr=file)
         try:
