@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 
@@ -110,5 +111,34 @@ def test_one_that_is_told_to_end_ends_well_in_any_weather(tmp_path: Path, when: 
                 await asyncio.sleep(1)
             assert await ended(one) == 0
             assert "Traceback" not in one.log.read_text()
+
+    asyncio.run(play())
+
+
+@pytest.mark.slow
+def test_row_7_a_server_that_was_away_for_long_is_followed_within_25_seconds_of_its_return(tmp_path: Path):
+    """LMOPS_TEST_AWAY says for how many seconds; 70 and more end the process, which is started again as in a pod."""
+    away = float(os.environ.get("LMOPS_TEST_AWAY", "5"))
+
+    async def kubelet(api: FakeApi) -> None:
+        for start in range(100):
+            async with replica(api, tmp_path, f"start-{start}") as one:
+                await one.process.wait()
+            await asyncio.sleep(10)
+
+    async def play() -> None:
+        async with world(tmp_path) as api:
+            pod = asyncio.create_task(kubelet(api))
+            first = submit(api.store, "first")
+            await until(lambda: is_done(api, first))
+            await api.stop()
+            jobs = [submit(api.store, f"job-{n}") for n in range(5)]
+            await asyncio.sleep(away)
+            await api.start()
+            took = await until(lambda: all(api.store.objects[job].get("status", {}).get("phase") for job in jobs), 25)
+            await until(lambda: all(is_done(api, job) for job in jobs))
+            print(f"away {away:.0f} s, followed {took:.1f} s after its return")
+            pod.cancel()
+            await asyncio.wait({pod})
 
     asyncio.run(play())
