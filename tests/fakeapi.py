@@ -109,12 +109,12 @@ class FakeApi:
         self.store.remove(self.store.objects[_crd(kind)])
 
     def writes(self, who: str = "operator", *kinds: str) -> list[Asked]:
-        """The writes that somebody did, of some kinds or of all but Leases and Events."""
+        """The writes that somebody did, of some kinds or of all but Leases, Events and the endpoint's Secret."""
         return [
             asked
             for asked in self.asked
             if asked.who == who and asked.verb not in ("get", "list", "watch") and asked.status < 300
-            if (asked.kind in kinds if kinds else asked.kind not in ("Lease", "Event"))
+            if (asked.kind in kinds if kinds else asked.kind not in ("Lease", "Event", "Secret"))
         ]  # fmt: skip
 
     def serves(self, kind: str) -> bool:

@@ -61,7 +61,7 @@ def build(names: tuple[str, ...], say: Say = print) -> None:
     if shutil.which("go") is None:
         raise MissingError("`go` is not installed (https://go.dev/dl)")
     say(f"a real Kubernetes is compiled, once: {', '.join(missing)}")
-    with _alone():
+    with alone():
         for name in missing:
             _compile(name, say)
 
@@ -128,8 +128,8 @@ def _go(module: str, *arguments: str) -> str:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Two sessions compile one after the other, and the second finds everything done."""
+def alone() -> Iterator[None]:
+    """Two sessions fill the cache one after the other, and the second finds everything done."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

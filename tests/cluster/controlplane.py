@@ -37,11 +37,22 @@ class ControlPlane(Cluster):
         """Starts everything on an empty etcd, and returns when a pod could be made, or the API server answers."""
         private, public = signing_keys(self.folder)
         self._start_apiserver(self._start_etcd(), private, public)
-        self.daemons.wait("kube-apiserver", lambda: self.answers("get", "--raw", "/readyz"))
+        self._wait_for_apiserver()
         if not controllers:
             return
         self._start_controllers(private)
         self.daemons.wait("default ServiceAccount", lambda: self.answers("get", "serviceaccount", "default"))
+
+    @contextmanager
+    def without_apiserver(self) -> Iterator[None]:
+        """The API server is away for the length of a block, and has forgotten nothing afterwards."""
+        self.daemons.kill("kube-apiserver")
+        yield
+        self.daemons.restart("kube-apiserver")
+        self._wait_for_apiserver()
+
+    def _wait_for_apiserver(self) -> None:
+        self.daemons.wait("kube-apiserver", lambda: self.answers("get", "--raw", "/readyz"))
 
     def _start_etcd(self) -> str:
         clients, peers = (f"http://{LOOPBACK}:{port}" for port in free_ports(2))

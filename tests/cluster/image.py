@@ -18,7 +18,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from cluster.builds import CACHE, MissingError, Say, program
+from cluster.builds import CACHE, MissingError, Say, alone, program
 
 ROOT = Path(__file__).parents[2]
 SITES = CACHE / "packages"
@@ -71,13 +71,19 @@ def site(name: str, say: Say = print) -> Path:
     uv = shutil.which("uv", path=f"{sys.prefix}/bin") or shutil.which("uv")
     if uv is None:
         raise MissingError("`uv` is not installed (pip install uv)")
-    say(f"installing the packages of {requirements.relative_to(ROOT)}")
+    with alone():
+        if not target.exists():
+            say(f"installing the packages of {requirements.relative_to(ROOT)}")
+            _install(uv, requirements, target)
+    return target
+
+
+def _install(uv: str, requirements: Path, target: Path) -> None:
     part = target.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     install = [uv, "pip", "install", "--quiet", "--python", sys.executable, "--require-hashes", "--no-deps"]
     subprocess.run([*install, "--compile-bytecode", "--target", part, "-r", requirements], check=True)
     part.rename(target)
-    return target
 
 
 def with_this_machine(spec: dict[str, Any]) -> dict[str, Any]:

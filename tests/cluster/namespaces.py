@@ -37,7 +37,8 @@ class Machine:
     def start(self) -> None:
         """Makes the namespaces, their file systems and their network."""
         unshare = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=KILL", "--propagation=slave")
-        parent = self.daemons.start("namespaces", *unshare, "--mount-proc", program("pause"))
+        self.daemons.start("namespaces", *unshare, "--mount-proc", program("pause"))
+        parent = self.daemons.pid("namespaces")
         children = Path(f"/proc/{parent}/task/{parent}/children")
         self.daemons.wait("namespaces", lambda: _name_of(children.read_text()) == "pause")
         self._pid = int(children.read_text())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -70,11 +72,19 @@ class Players:
                 }
             ],
         }
-        patch = json.dumps({"status": status})
-        name = pod["metadata"]["name"]
-        self.cluster.kubectl(
-            "patch", "pod", name, "-n", self.namespace, "--subresource=status", "--type=merge", "-p", patch
-        )
+        self._patch(pod, {"status": status}, "--subresource=status")
+
+    @contextmanager
+    def leaving(self, pod: Manifest) -> Iterator[None]:
+        """Deletes a pod that is seen leaving for the length of a block, as on a node that ends its processes first."""
+        self._patch(pod, {"metadata": {"finalizers": ["test.lmops.dev/node"]}})
+        self.cluster.kubectl("delete", "pod", pod["metadata"]["name"], "-n", self.namespace, "--wait=false")
+        yield
+        self._patch(pod, {"metadata": {"finalizers": None}})
+
+    def _patch(self, pod: Manifest, patch: Manifest, *arguments: str) -> None:
+        which = ("patch", "pod", pod["metadata"]["name"], "-n", self.namespace)
+        self.cluster.kubectl(*which, "--type=merge", "-p", json.dumps(patch), *arguments)
 
     def describe(self) -> str:
         """What the job says of itself."""

@@ -15,11 +15,12 @@ TAIL = 2000
 
 
 class Daemons:
-    """Processes that are started one after the other and ended in the opposite order."""
+    """Processes that are started one after the other and end in the opposite order: at once, for nothing is kept."""
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: dict[str, tuple[tuple[str | Path, ...], dict[str, str] | None]] = {}
         logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Daemons:
@@ -28,8 +29,8 @@ class Daemons:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.kill_all()
 
-    def start(self, name: str, *command: str | Path, environment: dict[str, str] | None = None) -> int:
-        """Starts a process, and returns its id."""
+    def start(self, name: str, *command: str | Path, environment: dict[str, str] | None = None) -> None:
+        """Starts a process."""
         with (self.logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [*_dies_with_us(), *map(str, command)],
@@ -39,17 +40,22 @@ class Daemons:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the tests: they end their daemons in order
             )
-        self._running[name] = process
-        return process.pid
+        self._running[name], self._started[name] = process, (command, environment)
+
+    def restart(self, name: str) -> None:
+        """Starts a process that was ended once more."""
+        command, environment = self._started[name]
+        self.start(name, *command, environment=environment)
+
+    def join(self, name: str, seconds: float = 60) -> int:
+        """Waits until a process ends by itself, and returns its exit code."""
+        code = self._running[name].wait(seconds)
+        del self._running[name]
+        return code
 
     def pid(self, name: str) -> int:
         """The id of a process that runs."""
         return self._running[name].pid
-
-    def kill_all(self) -> None:
-        """Ends what runs, the last one first, and without a word: nothing of what it keeps is read again."""
-        for name in reversed(list(self._running)):
-            self.kill(name)
 
     def stop(self, name: str, patience: float = 10) -> None:
         """Ends a process, at first politely."""
@@ -66,6 +72,11 @@ class Daemons:
         process = self._running.pop(name)
         process.kill()
         process.wait(10)
+
+    def kill_all(self) -> None:
+        """Ends what runs, the last one first."""
+        for name in reversed(list(self._running)):
+            self.kill(name)
 
     def wait(self, what: str, happened: Callable[[], bool], seconds: float = 60) -> None:
         """Waits for something that the daemons bring about; raises with a log where one of them has ended."""

@@ -8,6 +8,8 @@ import pytest
 
 from builders import EVALUATION, MODEL, trainingjob
 from cluster.client import Cluster, Manifest
+from cluster.controlplane import ControlPlane
+from cluster.operator import Operator
 from cluster.players import Players
 
 pytestmark = pytest.mark.usefixtures("running_operator")
@@ -100,7 +102,8 @@ def test_a_worker_that_is_deleted_while_it_runs_ends_the_attempt(players: Player
     _, second = players.run("train-a0", 2)
     phase(players, "Running")
 
-    players.cluster.kubectl("delete", "pod", second["metadata"]["name"], "-n", players.namespace)
+    with players.leaving(second):
+        players.cluster.until("pytorchjob", "reviews-train-a0", has_failed, players.namespace)
 
     Players(players.cluster, players.namespace, "reviews", patience=120).run("train-a1", 2)
     job = players.cluster.until("trainingjob", "reviews", lambda job: shown(job) == "2/2", players.namespace)
@@ -109,6 +112,30 @@ def test_a_worker_that_is_deleted_while_it_runs_ends_the_attempt(players: Player
         ("reviews-train-a1", "Running", None),
     ]
     assert (job["status"]["restarts"], "failure" in job["status"]) == (1, False)
+
+
+def test_a_job_goes_on_after_an_outage_that_has_cost_the_operator_its_lease(
+    players: Players, control_plane: ControlPlane, running_operator: Operator
+) -> None:
+    players.run("prepare-a0")
+    with control_plane.without_apiserver():
+        assert running_operator.daemons.join("operator") == 1
+    running_operator.start_again()
+
+    players.succeed("prepare-a0")
+    players.run("train-a0", 2)
+    players.succeed("train-a0", 2)
+    players.run("evaluate-a0")
+    players.succeed("evaluate-a0")
+
+    assert len(runs(phase(players, "Succeeded"))) == 3
+    assert len([*children(players, "job"), *children(players, "pytorchjob")]) == 3
+
+
+def has_failed(pytorchjob: Manifest) -> bool:
+    """Whether Kubeflow's operator says so."""
+    conditions = pytorchjob.get("status", {}).get("conditions", [])
+    return any((c["type"], c["status"]) == ("Failed", "True") for c in conditions)
 
 
 def children(players: Players, kind: str) -> list[Manifest]:
