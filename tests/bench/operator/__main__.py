@@ -25,7 +25,7 @@ from bench.operator.scenarios import Figures, World, large, steady
 from bench.operator.sides import Side, ours, reference
 from bench.table import Figure, limit, page, processors, ratio, record
 from cluster.builds import build
-from lmops.local import documents
+from lmops import documents
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "benchmarks.md"

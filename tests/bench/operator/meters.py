@@ -76,10 +76,10 @@ def _part(resource: str) -> str:
 
 
 async def quiet(pid: int, patience: float = 600.0) -> float:
-    """Waits until a process has nothing to do for a second; the monotonic time at which that began."""
+    """Waits until a process has nothing to do for two seconds; the monotonic time at which that began."""
     until, calm = time.monotonic() + patience, 0
     used, since = usage(pid).seconds, time.monotonic()
-    while calm < 4:
+    while calm < 8:
         if time.monotonic() > until:
             raise TimeoutError("it does not come to rest")
         await asyncio.sleep(0.25)

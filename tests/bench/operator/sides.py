@@ -38,11 +38,12 @@ class Side:
 
 
 def ours() -> Side:
-    """The operator, as a Deployment starts it."""
+    """`lmops operator run`, as its image has it: without the laptop's commands and their libraries."""
 
-    def command() -> list[str]:
+    def command() -> list[str | Path]:
         port, posts = map(str, free_ports(2))
-        return [sys.executable, "-m", "lmops", "operator", "run", "--port", port, "--progress-port", posts]
+        start = "from lmops.commands import app; app()"
+        return [sys.executable, "-c", start, "run", "--port", port, "--progress-port", posts]
 
     return Side("ours", command)
 
