@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 from faults import NONE, Request
@@ -29,8 +29,9 @@ class FakeCluster:
     async def get(self, kind: str, namespace: str, name: str) -> Manifest:
         return self._answer("get", kind, lambda: self.store.get(kind, namespace, name))
 
-    async def list(self, kind: str, namespace: str = "", selector: str = "") -> list[Manifest]:
-        return self._answer("list", kind, lambda: self.store.select(kind, namespace, selector))
+    async def list(self, kind: str, namespace: str = "", selector: str = "") -> AsyncIterator[Manifest]:
+        for manifest in self._answer("list", kind, lambda: self.store.select(kind, namespace, selector)):
+            yield manifest
 
     async def create(self, manifest: Manifest) -> Manifest:
         return self._answer("create", manifest["kind"], lambda: self.store.create(manifest, MANAGER))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from sys import intern
 from typing import Any, NamedTuple
 
 from lmops.api.base import GROUP
@@ -129,16 +130,13 @@ class Cache:
         for ref in [ref for ref in parts if ref.kind == "Pod"]:
             del parts[ref]
 
-    def replace(self, kind: str, manifests: list[Manifest]) -> list[Key]:
-        """Takes a whole list of children or pods in place of what was known: what is not in it is gone."""
-        listed = {manifest["metadata"]["uid"] for manifest in manifests}
-        changed = [key for manifest in manifests if (key := self.take(manifest))]
+    def prune(self, kind: str, listed: Set[str]) -> list[Key]:
+        """Drops the children or pods of a kind that are not in a whole list of it, given by their UIDs."""
         known = [part for parts in self._parts.values() for part in parts.values() if part["kind"] == kind]
-        return changed + [key for part in known if part["metadata"]["uid"] not in listed if (key := self.drop(part))]
+        return [key for part in known if part["metadata"]["uid"] not in listed if (key := self.drop(part))]
 
-    def unlisted(self, kind: str, manifests: list[Manifest]) -> list[Key]:
+    def unlisted(self, kind: str, listed: Set[str]) -> list[Key]:
         """The resources of a kind that a list does not have. They may be younger than the list."""
-        listed = {manifest["metadata"]["uid"] for manifest in manifests}
         return [key for key, owner in self._owners.items() if key.kind == kind and owner.uid not in listed]
 
     def _take_owner(self, manifest: Manifest) -> Key | None:
@@ -167,8 +165,9 @@ def trimmed(manifest: Manifest) -> Manifest:
     """A child or a pod without what no reconcile reads."""
     metadata, spec = manifest["metadata"], manifest.get("spec", {})
     kept = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
-    owners = [owner for owner in metadata.get("ownerReferences", ()) if owner.get("controller")]
-    labels = {name: value for name, value in (metadata.get("labels") or {}).items() if name.startswith(f"{GROUP}/")}
+    owners = [{"uid": uid, "controller": True}] if (uid := _controller(manifest)) else []
+    mine = ((name, value) for name, value in (metadata.get("labels") or {}).items() if name.startswith(f"{GROUP}/"))
+    labels = {intern(name): intern(value) for name, value in mine}  # the same few texts on thousands of objects
     slim = {name: metadata[name] for name in kept if name in metadata}
     slim |= {"labels": labels, "ownerReferences": owners}
     if editors := _editors(metadata):

@@ -18,10 +18,10 @@ MANAGER = "lmops"
 """The field manager of all that we write."""
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
 CONNECTIONS = 32
-PAGE = 500
+PAGE = 100
+"""Objects in one answer to a list: a small Job is 30 KB once it is parsed."""
 
 
-Manifests = list[Manifest]
 Pairs = list[tuple[str, str]]
 
 
@@ -101,8 +101,8 @@ class Cluster(Protocol):
     async def get(self, kind: str, namespace: str, name: str) -> Manifest:
         """One object, as it is now."""
 
-    async def list(self, kind: str, namespace: str = "", selector: str = "") -> Manifests:
-        """All objects of a kind, in a namespace or in all of them."""
+    def list(self, kind: str, namespace: str = "", selector: str = "") -> AsyncIterator[Manifest]:
+        """All objects of a kind, in a namespace or in all of them, one by one: there may be very many."""
 
     async def document(self, path: str) -> Manifest:
         """A document that the server publishes, as its OpenID configuration."""
@@ -135,15 +135,15 @@ class Kubernetes:
     async def get(self, kind: str, namespace: str, name: str) -> Manifest:
         return await self._ask("GET", RESOURCES[kind].path(namespace, name))
 
-    async def list(self, kind: str, namespace: str = "", selector: str = "") -> Manifests:
+    async def list(self, kind: str, namespace: str = "", selector: str = "") -> AsyncIterator[Manifest]:
         path, more = RESOURCES[kind].path(namespace), ""
-        found: Manifests = []
         while True:
             query = [("limit", str(PAGE)), ("labelSelector", selector), ("continue", more)]
             page = await self._ask("GET", path, query=[(name, value) for name, value in query if value])
-            found += ({"apiVersion": RESOURCES[kind].api_version, "kind": kind, **item} for item in page["items"])
+            for item in page["items"]:
+                yield {"apiVersion": RESOURCES[kind].api_version, "kind": kind, **item}
             if not (more := page["metadata"].get("continue", "")):
-                return found
+                return
 
     async def create(self, manifest: Manifest) -> Manifest:
         path = RESOURCES[manifest["kind"]].path(manifest["metadata"].get("namespace", ""))

@@ -82,23 +82,23 @@ class Controller:
         """
         wanted = {child: SELECTOR for kind in self.kinds.values() for child in (*kind.children, "Pod")}
         for name in (*wanted, *self.kinds):
+            listed = set[str]()
             try:
-                pages = [await self.cluster.list(name, where, wanted.get(name, "")) for where in namespaces]
+                for where in namespaces:
+                    async for manifest in self.cluster.list(name, where, wanted.get(name, "")):
+                        listed.add(manifest["metadata"]["uid"])
+                        if key := self.cache.take(manifest):
+                            changed(key)
             except RefusedError as refusal:
                 if not refusal.is_missing:  # a kind that is not installed has no objects
                     raise
                 continue
-            listed = [manifest for page in pages for manifest in page]
             if name in wanted:
-                for key in self.cache.replace(name, listed):
-                    changed(key)
-                continue
-            for manifest in listed:
-                if found := self.cache.take(manifest):
-                    changed(found)
-            for key in self.cache.unlisted(name, listed):
-                if await self._look(key):
-                    changed(key)
+                gone = self.cache.prune(name, listed)
+            else:
+                gone = [key for key in self.cache.unlisted(name, listed) if await self._look(key)]
+            for key in gone:
+                changed(key)
 
     async def _observed(self, key: Key, kind: Kind, resource: Any) -> Observed:
         """What is there. A child that should be there and was not seen is asked for: its absence would end a run."""

@@ -13,7 +13,7 @@ import kopf
 from yarl import URL
 
 from lmops.cache import SELECTOR, Cache, Key
-from lmops.cluster import RESOURCES
+from lmops.cluster import PAGE, RESOURCES
 from lmops.discovery import changes
 from lmops.kinds import Kind
 from lmops.plan import Manifest
@@ -184,7 +184,7 @@ def settings(children: list[str], scans: bool) -> kopf.OperatorSettings:
     chosen.watching.server_timeout = RECONNECT
     chosen.watching.client_timeout = RECONNECT + 10
     chosen.watching.connect_timeout = 10
-    chosen.watching.chunk_size = 500
+    chosen.watching.chunk_size = PAGE
     for name in children:
         resource = RESOURCES[name]
         chosen.watching.label_selectors[(*resource.group_version, resource.plural)] = SELECTOR

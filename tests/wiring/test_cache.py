@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -83,7 +84,9 @@ def test_a_conflict_that_a_new_look_does_not_explain_is_left_to_the_back_off():
 
 
 def _stale(real: object, old: list[Manifest]) -> object:
-    async def listed(kind: str, namespace: str = "", selector: str = "") -> list[Manifest]:
-        return [manifest for manifest in old if manifest["kind"] == kind]
+    async def listed(kind: str, namespace: str = "", selector: str = "") -> AsyncIterator[Manifest]:
+        for manifest in old:
+            if manifest["kind"] == kind:
+                yield manifest
 
     return listed
