@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -121,13 +123,17 @@ class Trial:
         """Pods come, run and change, and progress is written: of all that only the start is news for the status."""
         self.start()
         await together(lambda name: self.user.post("pods", pod(name, self.user.children[name][1])), names)
+        began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         for turn in range(turns):
-            await together(lambda name: self.user.patch_status("pods", f"{name}-pod", running(turn)), names)  # noqa: B023
-            await together(lambda name: self.user.patch_status("trainingjobs", name, progress(turn)), names)  # noqa: B023
+            await together(partial(self._change, began, turn), names)
         await quiet(self.pid)
         mine, _, sent = self.cost()
         changes = len(names) * (1 + 2 * turns)
         return {"writes a change": writes(sent).total() / changes, "CPU ms a change": 1e3 * mine.seconds / changes}
+
+    async def _change(self, began: str, turn: int, name: str) -> None:
+        await self.user.patch_status("pods", f"{name}-pod", running(began, turn))
+        await self.user.patch_status("trainingjobs", name, progress(turn))
 
     async def _ready(self) -> None:
         """A first job has its child: the process works."""
@@ -176,11 +182,11 @@ def pod(job: str, child: dict[str, Any]) -> dict[str, Any]:
     return {"metadata": metadata, "spec": {"containers": [{"name": "trainer", "image": "none"}]}}
 
 
-def running(turn: int) -> dict[str, Any]:
+def running(began: str, turn: int) -> dict[str, Any]:
     """A pod that runs; with each turn another of its conditions has changed."""
-    state = {"running": {"startedAt": "2026-11-23T12:00:00Z"}}
+    state = {"running": {"startedAt": began}}
     container = {"name": "trainer", "image": "none", "imageID": "", "ready": True, "restartCount": 0, "state": state}
-    seen = {"type": "Ready", "status": "True", "lastTransitionTime": f"2026-11-23T12:00:{turn:02}Z"}
+    seen = {"type": "Ready", "status": "True", "lastTransitionTime": began, "message": f"turn {turn}"}
     return {"phase": "Running", "conditions": [seen], "containerStatuses": [container]}
 
 
