@@ -55,11 +55,11 @@ NODE = tuple(PROGRAMS)
 
 def build(names: tuple[str, ...], say: Say = print) -> None:
     """Compiles those of the programs that are not there yet."""
+    if shutil.which("go") is None:
+        raise MissingError("`go` is not installed (https://go.dev/dl)")
     missing = [name for name in names if not program(name).exists()]
     if not missing:
         return
-    if shutil.which("go") is None:
-        raise MissingError("`go` is not installed (https://go.dev/dl)")
     say(f"a real Kubernetes is compiled, once: {', '.join(missing)}")
     with alone():
         for name in missing:

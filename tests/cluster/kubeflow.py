@@ -1,4 +1,4 @@
-"""Kubeflow's training-operator beside a control plane, with its CRDs and its validating webhook."""
+"""Kubeflow's training-operator beside a control plane, with the CRD of PyTorchJobs and its validating webhook."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def start(plane: ControlPlane) -> None:
     """Starts it, and returns when it is ready and its webhook is called."""
     webhook, health = free_ports(2, plane.address)
     pair = plane.authority.issue("training-operator", hosts=(f"training-operator.{NAMESPACE}.svc", plane.address))
-    plane.install_crds(*sorted((source(MODULE, "kubernetes") / "manifests/base/crds").glob("kubeflow.org_*.yaml")))
+    plane.install_crds(source(MODULE, "kubernetes") / "manifests/base/crds/kubeflow.org_pytorchjobs.yaml")
     url = f"https://{plane.address}:{webhook}/validate-kubeflow-org-v1-pytorchjob"
     plane.apply(*_manifests(plane.authority.pair, pair, url))
     temporary = _serving_certificates(plane, pair)
