@@ -33,7 +33,8 @@ class Side:
     @contextlib.contextmanager
     def running(self, plane: ControlPlane) -> Iterator[int]:
         """Its process id, while it runs."""
-        yield plane.daemons.start(self.name, *self.command(), environment=plane.environment)
+        plane.daemons.start(self.name, *self.command(), environment=plane.environment)
+        yield plane.daemons.pid(self.name)
         plane.daemons.stop(self.name)
 
 
