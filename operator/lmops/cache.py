@@ -12,6 +12,7 @@ from lmops.plan import Manifest, Observed, Ref
 
 SELECTOR = f"{GROUP}/kind"
 """The label that all children and their pods carry."""
+SINCE = "lastTransitionTime"
 Json = dict[str, Any]
 
 
@@ -176,8 +177,38 @@ def trimmed(manifest: Manifest) -> Manifest:
         "kind": manifest["kind"],
         "metadata": slim,
         "spec": _trimmed_spec(spec),
-        "status": manifest.get("status", {}),
+        "status": _trimmed_status(manifest),
     }
+
+
+SPEAKING = ("PodScheduled", "DisruptionTarget")
+"""The conditions of a pod that tell why it waits or went; the others only follow its phase."""
+
+
+def _trimmed_status(manifest: Manifest) -> Json:
+    """What a plan is made of. Counters and heartbeats of controllers are left out: they would wake us for nothing."""
+    status = manifest.get("status", {})
+    is_pod = manifest["kind"] == "Pod"
+    told = ("type", "status", "reason", "message") if is_pod else ("type", "status", "reason", "message", SINCE)
+    conditions = [
+        {name: condition[name] for name in told if name in condition}
+        for condition in status.get("conditions") or ()
+        if not is_pod or condition["type"] in SPEAKING
+    ]
+    slim = {name: status[name] for name in ("phase", "reason", "message") if name in status}
+    containers = [{"state": main.get("state", {})}] if (main := _main_container(manifest)) else []
+    return {
+        **slim,
+        **({"conditions": conditions} if conditions else {}),
+        **({"containerStatuses": containers} if containers else {}),
+    }
+
+
+def _main_container(pod: Manifest) -> Json | None:
+    """The status of a pod's first container, which is ours: what others inject comes after it, and may be told before."""
+    statuses: list[Json] = pod.get("status", {}).get("containerStatuses") or []
+    name = next((container.get("name") for container in pod.get("spec", {}).get("containers", ())), None)
+    return next((each for each in statuses if each.get("name") == name), statuses[0] if statuses else None)
 
 
 def _trimmed_spec(spec: Json) -> Json:

@@ -9,7 +9,7 @@ import pytest
 
 from faults import Fault, Faults
 from lives import KEY, Life, submit
-from lmops.cache import Key
+from lmops.cache import Key, trimmed
 from lmops.cluster import RefusedError
 from lmops.plan import Manifest
 
@@ -90,3 +90,37 @@ def _stale(real: object, old: list[Manifest]) -> object:
                 yield manifest
 
     return listed
+
+
+def a_pod(**status: object) -> Manifest:
+    """A pod of the job, as a watch tells of it."""
+    labels = {"lmops.dev/kind": KEY.kind, "lmops.dev/job": KEY.name}
+    metadata = {"name": "p", "namespace": KEY.namespace, "uid": "u", "resourceVersion": "1", "labels": labels}
+    return {"kind": "Pod", "metadata": metadata, "spec": {"containers": [{"name": "pytorch"}]}, "status": status}
+
+
+def test_only_what_a_plan_reads_wakes_the_operator():
+    cache = Life().controller.cache
+    ready = {"type": "Ready", "status": "True"}
+    lost = {"type": "DisruptionTarget", "status": "True", "reason": "Evicted"}
+    versions = [
+        a_pod(phase="Running", podIP="10.0.0.1"),
+        a_pod(phase="Running", podIP="10.0.0.1", conditions=[ready]),
+        a_pod(phase="Running", conditions=[ready, lost]),
+        a_pod(phase="Failed", conditions=[ready, lost]),
+    ]
+    woken = []
+    for number, pod in enumerate(versions, 1):
+        pod["metadata"]["resourceVersion"] = str(number)
+        woken.append(cache.take(pod) is not None)
+
+    assert woken == [True, False, True, True]
+
+
+def test_a_container_that_others_inject_is_not_taken_for_ours():
+    injected = {"name": "istio-proxy", "state": {"running": {}}}
+    ours = {"name": "pytorch", "state": {"terminated": {"exitCode": 1}}}
+
+    kept = trimmed(a_pod(phase="Running", containerStatuses=[injected, ours]))
+
+    assert kept["status"]["containerStatuses"] == [{"state": {"terminated": {"exitCode": 1}}}]
