@@ -205,7 +205,7 @@ def _trimmed_status(manifest: Manifest) -> Json:
 
 
 def _main_container(pod: Manifest) -> Json | None:
-    """The status of a pod's first container, which is ours: what others inject comes after it, and may be told before."""
+    """The status of a pod's first container, which is ours: what others inject comes after it."""
     statuses: list[Json] = pod.get("status", {}).get("containerStatuses") or []
     name = next((container.get("name") for container in pod.get("spec", {}).get("containers", ())), None)
     return next((each for each in statuses if each.get("name") == name), statuses[0] if statuses else None)

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,21 @@ class Cluster:
         if done.returncode:
             raise KubectlError(done.stderr.strip())
         return done.stdout
+
+    @contextmanager
+    def watching(self, *arguments: str) -> Iterator[list[str]]:
+        """The lines that `kubectl ... -w` shows during a block; they are there once it is left."""
+        command = [str(program("kubectl")), "--cache-dir", f"{self.kubeconfig}.cache", *arguments, "--watch"]
+        shown: list[str] = []
+        with tempfile.TemporaryFile("w+") as screen:
+            process = subprocess.Popen(command, env=self.environment, stdout=screen, stderr=screen)
+            try:
+                yield shown
+            finally:
+                process.terminate()
+                process.wait(10)
+                screen.seek(0)
+                shown += screen.read().splitlines()
 
     def answers(self, *arguments: str) -> bool:
         """Whether kubectl succeeds."""

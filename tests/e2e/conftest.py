@@ -1,4 +1,4 @@
-"""A namespace on a cluster with pods, volumes of this machine, and the operator beside it."""
+"""A namespace on a cluster with pods, volumes of this machine, and the operator as its users install it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from cluster import operator
+import helm
 from cluster.client import Cluster, Manifest
 
-ROOT = Path(__file__).parents[2]
-TRAINER = "localhost/lmops-trainer:test"
+HOME = "lmops"
+"""The namespace of the operator."""
+VALUES = {
+    "images": {"operator": "localhost/lmops-operator:test", "trainer": "localhost/lmops-trainer:test"},
+    "settings": {"graceSeconds": 30},
+}
 
 
 @pytest.fixture
@@ -25,12 +29,19 @@ def namespace(node: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def running_operator(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[operator.Operator]:
-    """The operator as a process, with no more rights than it needs."""
-    node.install_crds(*(ROOT / "crds").glob("*.yaml"))
-    folder = tmp_path_factory.mktemp("operator")
-    with operator.running(node, folder, operator.rules(), "--trainer-image", TRAINER) as running:
-        yield running
+def operator(node: Cluster) -> Iterator[None]:
+    """The operator as a pod of this tree's image, installed by helm."""
+    node.kubectl("create", "namespace", HOME)
+    node.kubectl("label", "namespace", HOME, "pod-security.kubernetes.io/enforce=restricted")
+    installed = helm.run(
+        "install", "lmops", str(helm.CHART), "--namespace", HOME, values=VALUES, KUBECONFIG=str(node.kubeconfig)
+    )
+    assert installed.returncode == 0, installed.stderr
+    node.kubectl("-n", HOME, "rollout", "status", "deployment/lmops-operator", "--timeout=300s")
+    yield
+    print(node.kubectl("-n", HOME, "logs", "deployment/lmops-operator", "--tail=100"))
+    helm.run("uninstall", "lmops", "--namespace", HOME, KUBECONFIG=str(node.kubeconfig))
+    node.kubectl("delete", "namespace", HOME)
 
 
 @pytest.fixture
@@ -42,6 +53,7 @@ def volumes(node: Cluster, namespace: str, tmp_path: Path) -> Path:
         absent("LMOPS_TEST_VOLUMES is not set: nothing was trained on the node; `make test` fetches what it needs")
     shutil.copytree(fetched / "models/minilm", tmp_path / "models/minilm")
     (tmp_path / "models").chmod(0o777)  # pods have a user of their own
+    (tmp_path / "data").symlink_to(fetched / "data")
     node.apply(*_claim("data", fetched / "data", namespace), *_claim("models", tmp_path / "models", namespace))
     return tmp_path
 

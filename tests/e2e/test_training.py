@@ -1,8 +1,12 @@
-"""TrainingJobs in real pods: prepared, trained by torchrun over the pod network, measured and published."""
+"""TrainingJobs as their users run them: helm, kubectl, real pods that train by torchrun over the pod network."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,34 +14,92 @@ import yaml
 from cluster.client import Cluster, Manifest
 from lmops_trainer.publish import fingerprint
 
-EXAMPLE = Path(__file__).parents[2] / "examples/two-nodes/trainingjob.yaml"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("operator"), pytest.mark.timeout(1500)]
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("running_operator")
-@pytest.mark.timeout(1500)
-def test_two_pods_train_one_model(node: Cluster, namespace: str, volumes: Path) -> None:
-    job = yaml.safe_load(EXAMPLE.read_text())
-    job["spec"]["training"] = {"steps": 6, "batchSize": 16, "learningRate": 1e-4}
-    job["spec"]["dataset"]["validation"] = {"holdOut": {"fraction": 0.02, "stratifyBy": "label"}}
-    job["spec"]["resources"]["perNode"] = {"cpu": "500m"}
-
-    node.apply(job, namespace=namespace)
-
-    ended = node.until("trainingjob", "two-nodes", has_ended, namespace, seconds=1200)
-    status = ended["status"]
-    assert status["phase"] == "Succeeded", status.get("failure")
-    assert [(run["stage"], run["state"]) for run in status["runs"]] == [
-        ("prepare", "Succeeded"),
-        ("train", "Succeeded"),
-        ("evaluate", "Succeeded"),
-    ]
-    workers = node.list("pod", namespace, "lmops.dev/stage=train")
-    assert [pod["status"]["phase"] for pod in workers] == ["Succeeded", "Succeeded"]
-    published = volumes / status["model"]["uri"].removeprefix("pvc://")
-    assert status["model"]["digest"] == fingerprint(published).digest
+def example(story: str, **changed: Any) -> Manifest:
+    """An example with other sections in its spec."""
+    job: Manifest = yaml.safe_load((EXAMPLES / story / "trainingjob.yaml").read_text())
+    return {**job, "spec": {**job["spec"], **changed}}
 
 
 def has_ended(job: Manifest) -> bool:
     """Whether a job has come to its end."""
     return job.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def saved(job: Manifest) -> int:
+    """The step of the last checkpoint that the first attempt has reported."""
+    run = job.get("status", {}).get("progress", {}).get("runs", {}).get("two-nodes-train-a0", {})
+    return int(run.get("checkpoint", 0))
+
+
+def test_two_pods_train_one_model_and_outlive_a_worker_that_is_deleted(
+    node: Cluster, namespace: str, volumes: Path
+) -> None:
+    job = example(
+        "two-nodes",
+        training={"steps": 100, "batchSize": 16, "learningRate": 1e-4},
+        checkpoint={"every": {"steps": 5}},
+        evaluation={"every": {"steps": 1000}},
+    )
+    job["spec"]["resources"] = {"nodes": 2, "perNode": {"cpu": "500m"}}
+    node.apply(job, namespace=namespace)
+    with node.watching("get", "tj", "two-nodes", "-n", namespace, "--no-headers") as shown:
+        node.until("trainingjob", "two-nodes", lambda job: saved(job) >= 5 or has_ended(job), namespace, seconds=900)
+        node.kubectl("delete", "pod", "two-nodes-train-a0-worker-1", "-n", namespace, "--wait=false")
+        ended = node.until("trainingjob", "two-nodes", has_ended, namespace, seconds=900)
+    status = ended["status"]
+
+    assert status["phase"] == "Succeeded", status
+    first, second = (run for run in status["runs"] if run["stage"] == "train")
+    assert first["state"] in ("Stopped", "Failed")
+    assert first["checkpoint"] >= 5
+    assert second["state"] == "Succeeded"
+    assert "goes on" in str(shown) or "restart" in str(shown), shown
+    percents = [int(line.split("%")[0].split()[-1]) for line in shown if "Running" in line and "%" in line]
+    assert len(set(percents)) >= 3, shown
+    published = volumes / status["model"]["uri"].removeprefix("pvc://")
+    assert status["model"]["digest"] == fingerprint(published).digest
+    reasons = {event["reason"] for event in node.list("event", namespace)}
+    assert {"Created", "Started", "StageCompleted", "Restarting", "Completed"} <= reasons
+
+
+MOVING = {
+    *("startedAt", "finishedAt", "gatheredAt", "lastTransitionTime", "startTime", "completionTime", "updatedAt"),
+    *("movedAt", "secondsRemaining", "tokensPerSecond", "rowsPerSecond", "memoryBytes", "uid", "path", "uri"),
+}
+"""What differs from machine to machine and from hour to hour."""
+
+
+def still(value: Any) -> Any:
+    """A status without what moves."""
+    if isinstance(value, dict):
+        return {name: still(inner) for name, inner in value.items() if name not in MOVING}
+    return [still(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_the_same_yaml_gives_the_same_status_on_a_cluster_and_on_a_laptop(
+    node: Cluster, namespace: str, volumes: Path, tmp_path: Path
+) -> None:
+    job = example("reviews", training={"steps": 4, "batchSize": 32, "learningRate": 1e-4})
+    job["spec"]["resources"] = {"perNode": {"cpu": "1"}}
+    (tmp_path / "reviews.yaml").write_text(yaml.safe_dump(job))
+    node.apply(job, namespace=namespace)
+    there = node.until("trainingjob", "reviews", has_ended, namespace, seconds=900)["status"]
+
+    places = [f"--volume={claim}={volumes / claim}" for claim in ("data", "models")]
+    sets = ("--set", "output.uri=pvc://models/laptop")
+    here = subprocess.run(
+        [sys.executable, "-m", "lmops", "local", "apply", "-f", "reviews.yaml", *places, *sets, "-o", "yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "LMOPS_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert there["phase"] == "Succeeded", there
+    assert still(there) == still(yaml.safe_load(here.stdout)["status"])
