@@ -12,7 +12,6 @@ from lmops.plan import Manifest, Observed, Ref
 
 SELECTOR = f"{GROUP}/kind"
 """The label that all children and their pods carry."""
-SINCE = "lastTransitionTime"
 Json = dict[str, Any]
 
 
@@ -189,7 +188,7 @@ def _trimmed_status(manifest: Manifest) -> Json:
     """What a plan is made of. Counters and heartbeats of controllers are left out: they would wake us for nothing."""
     status = manifest.get("status", {})
     is_pod = manifest["kind"] == "Pod"
-    told = ("type", "status", "reason", "message") if is_pod else ("type", "status", "reason", "message", SINCE)
+    told = ("type", "status", "reason", "message", "lastTransitionTime")
     conditions = [
         {name: condition[name] for name in told if name in condition}
         for condition in status.get("conditions") or ()

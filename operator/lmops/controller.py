@@ -37,6 +37,8 @@ class Controller:
         self.cache = Cache({name: kind.reports for name, kind in kinds.items()})
         self.refused: dict[Key, dict[Ref, Refusal]] = {}
         """What the server would not create, and in what words."""
+        self.since: datetime | None = None
+        """Since when the cluster was there without a break: whoever reports could be heard."""
 
     async def reconcile(self, key: Key) -> float | None:
         """Moves a resource one step on; the seconds after which it wants to be looked at again."""
@@ -111,7 +113,7 @@ class Controller:
             else:
                 self.cache.take_as(key, found)
         modes = await self._modes(key.namespace, kind.claims(resource))
-        return replace(self.cache.observed(key), refused=self.refused.get(key, {}), modes=modes)
+        return replace(self.cache.observed(key), refused=self.refused.get(key, {}), modes=modes, since=self.since)
 
     async def _modes(self, namespace: str, claims: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         """The access modes of the claims that are there."""
@@ -237,7 +239,7 @@ def unreadable(owner: Manifest, error: ValidationError, now: datetime) -> Manife
         "observedGeneration": generation,
     }
     others = [c for c in status.get("conditions", ()) if c["type"] != "Accepted"]
-    shown = {**status.get("display", {}), "reason": f"Unreadable: {message}"[:120]}
+    shown = {**status.get("display", {}), "reason": f"Unreadable: {message}"}
     return {**status, "conditions": [refused, *others], "display": shown, "observedGeneration": generation}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel
@@ -53,6 +53,8 @@ class Observed:
     refused: Mapping[Ref, Refusal] = field(default_factory=dict)
     modes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The access modes of the claims that matter and are there."""
+    since: datetime | None = None
+    """Since when all that runs report was heard; before that, silence means nothing."""
 
     @classmethod
     def of(cls, manifests: Iterable[Manifest]) -> Observed:

@@ -140,6 +140,8 @@ class Service:
                 log.warning("%s (again in %.0f s)", self.trouble, wait)
                 await asyncio.sleep(wait)
                 continue
+            if self.trouble:
+                self.controller.since = self.controller.now()
             self.trouble = ""
             log.debug("listed %d resources", len(self.controller.cache))
             return

@@ -10,7 +10,7 @@ from lmops import documents
 from lmops.api.base import Model, Quantity
 from lmops.api.crd import structural
 from lmops.api.pod import PodSettings
-from lmops.api.trainingjob import Credentials
+from lmops.api.trainingjob import Credentials, QueueName
 from lmops.documents import AdmissionError
 from lmops.words import sentence, stray, unknown, wrong
 
@@ -22,7 +22,7 @@ class Defaults(Model):
     """Where pods run and what they carry; what a resource says is added, or goes before."""
     credentials: Credentials | None = None
     """The Secret of a resource that names none. It has to be in the resource's namespace."""
-    queue_name: str | None = None
+    queue_name: QueueName | None = None
     """The Kueue queue of a resource that names none."""
     ttl_seconds_after_finished: int | None = Field(None, ge=0)
     """How long children stay after the end of a resource that does not say it."""

@@ -33,7 +33,6 @@ def test_a_post_becomes_progress_metrics_and_two_words_to_show() -> None:
                     "secondsRemaining": 46,
                     "checkpoint": 150,
                     "updatedAt": "2026-01-01T12:00:00Z",
-                    "movedAt": "2026-01-01T12:00:00Z",
                 }
             },
         },
@@ -64,8 +63,6 @@ def test_the_leading_metric_is_shown(metric: str | None, posted: dict[str, float
     [
         ("an older attempt", "a-train-a0", reported(10), post(current_step=50)),
         ("a run that has ended", "a-prepare-a0", reported(10), post()),
-        ("a step backward", "a-train-a1", reported(10), post(percent=9, current_step=9)),
-        ("percent backward at the same step", "a-train-a1", reported(10), post(percent=9, current_step=10)),
         ("too soon", "a-train-a1", reported(10, at=LATER - timedelta(seconds=9)), post(current_step=11)),
     ],
 )
@@ -91,11 +88,24 @@ def test_a_run_that_the_ledger_does_not_know_is_refused() -> None:
         advance(job(status()), "b-train-a0", post(), NOON)
 
 
+@pytest.mark.parametrize("told", [post(percent=9, current_step=9), post(percent=9, current_step=10, loss=0.1)])
+def test_a_run_that_goes_over_old_steps_again_shows_that_it_is_alive_and_no_more(told: Post) -> None:
+    patch = advance(job(status(progress=reported(10))), "a-train-a1", told, LATER)
+
+    assert patch is not None
+    alive = {"updatedAt": "2026-01-01T12:00:10Z"}
+    assert patch["progress"]["runs"] == {"a-train-a1": alive}
+    assert patch["metrics"] == {}
+
+
 def test_the_zero_percent_that_transformers_posts_at_every_start_moves_nothing_back() -> None:
     resumed = reported(40)
     resumed["runs"]["a-train-a1"] |= {"step": None, "updatedAt": None}  # as the reconciler starts an attempt
 
-    assert advance(job(status(progress=resumed)), "a-train-a1", post(percent=0, total_steps=100), NOON) is None
+    patch = advance(job(status(progress=resumed)), "a-train-a1", post(percent=0, total_steps=100), NOON)
+
+    assert patch is not None
+    assert "percent" not in patch["progress"]["runs"]["a-train-a1"]
 
 
 def test_an_attempt_that_begins_anew_is_believed_once_it_steps() -> None:
@@ -106,23 +116,6 @@ def test_an_attempt_that_begins_anew_is_believed_once_it_steps() -> None:
 
     assert patch is not None
     assert patch["progress"]["runs"]["a-train-a1"]["percent"] == 3
-
-
-@pytest.mark.parametrize(
-    ("told", "moves"),
-    [
-        (post(percent=11, current_step=11), True),
-        (post(percent=11), True),
-        (post(percent=10, current_step=10), False),
-        (post(percent=10, loss=0.1), False),
-    ],
-)
-def test_a_run_that_only_repeats_itself_stands_still(told: Post, moves: bool) -> None:
-    patch = advance(job(status(progress=reported(10))), "a-train-a1", told, LATER)
-
-    assert patch is not None
-    assert patch["progress"]["updatedAt"] == "2026-01-01T12:00:10Z"
-    assert patch["progress"]["runs"]["a-train-a1"].get("movedAt") == ("2026-01-01T12:00:10Z" if moves else None)
 
 
 def test_a_trainer_of_the_users_own_is_the_whole_job() -> None:

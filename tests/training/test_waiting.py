@@ -140,6 +140,16 @@ def unschedulable(world: World) -> Manifest:
     return at(NOON, pod(world.job, "train", phase="Pending", conditions=[condition]))
 
 
+def test_a_wait_for_a_node_is_not_counted_against_an_image():
+    world = training()
+    pod = waiting(world, "ErrImagePull")
+    world.pass_time(hours=2)
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": world.now.isoformat()}
+    world.put({**pod, "status": {**pod["status"], "conditions": [scheduled]}})
+
+    assert world.job.status.phase == "Pending"
+
+
 def test_an_image_that_cannot_be_had_fails_the_job_after_a_quarter_of_an_hour():
     world = training()
     world.put(waiting(world, "ImagePullBackOff"))
@@ -163,12 +173,17 @@ def test_a_node_is_waited_for_as_long_as_it_takes():
 
 
 @pytest.mark.parametrize(
-    ("pod", "class_"),
-    [(unschedulable, "Unschedulable"), (lambda world: waiting(world, "CreateContainerConfigError"), "Credentials")],
+    ("made", "class_"),
+    [
+        (unschedulable, "Unschedulable"),
+        (lambda world: waiting(world, "CreateContainerConfigError", 'secret "hub" not found'), "Credentials"),
+        (lambda world: waiting(world, "CreateContainerConfigError", "image has non-numeric user"), "Settings"),
+        (lambda world: at(NOON, pod(world.job, "train", phase="Pending")), "Volume"),
+    ],
 )
-def test_who_does_not_want_to_wait_says_how_long(pod: Any, class_: str):
+def test_who_does_not_want_to_wait_says_how_long(made: Any, class_: str):
     world = training(retry={"pendingSeconds": 60})
-    world.put(pod(world))
+    world.put(made(world))
     world.pass_time(seconds=60)
     world.settle()
 
@@ -241,23 +256,26 @@ def test_a_node_that_does_not_answer_is_given_up():
 def test_a_run_that_makes_no_step_is_called_hung():
     world = training()
     world.put(*group(world, 1))
-    reported(world, step=120, moved_at=(NOON + timedelta(minutes=10)).isoformat())
+    reported(world, step=120, updated_at=(NOON + timedelta(minutes=10)).isoformat())
     early = world.reconcile()
     world.pass_time(minutes=41)
     world.settle()
 
     assert early.again == timedelta(minutes=40)
     assert (world.job.status.phase, world.events[-1]) == ("Hung", ("Warning", "NoProgress"))
-    assert world.job.status.display.reason == "NoProgress: No step since 12:10:00 UTC. It stands at step 120."
+    assert (
+        world.job.status.display.reason == "NoProgress: No report since 2026-11-23 12:10:00 UTC. It stands at step 120."
+    )
 
 
 def test_a_hung_run_that_goes_on_is_well_again():
     world = training()
     world.put(*group(world, 1))
+    reported(world, step=0, updated_at=NOON.isoformat())
     world.pass_time(minutes=31)
     world.settle()
     hung = world.job.status.phase
-    reported(world, step=1, moved_at=world.now.isoformat())
+    reported(world, step=1, updated_at=world.now.isoformat())
     world.settle()
 
     assert (hung, world.job.status.phase, world.job.status.display.reason) == ("Hung", "Running", "")
@@ -266,7 +284,7 @@ def test_a_hung_run_that_goes_on_is_well_again():
 def test_a_run_that_stays_hung_is_lost_and_starts_again_from_its_checkpoint():
     world = training()
     world.put(*group(world, 1))
-    reported(world, step=120, checkpoint=100, moved_at=NOON.isoformat())
+    reported(world, step=120, checkpoint=100, updated_at=NOON.isoformat())
     world.pass_time(minutes=61)
     world.settle()
 
@@ -284,11 +302,34 @@ def test_a_pod_that_waits_is_not_called_hung():
     assert world.job.status.phase == "Running"
 
 
-def test_where_nobody_reports_nothing_is_called_hung():
-    world = training(Settings())
+def test_a_run_that_has_never_reported_is_not_called_hung():
+    world = training()
     world.put(*group(world, 1))
     world.pass_time(hours=5)
     world.settle()
+
+    assert world.job.status.phase == "Running"
+
+
+def test_the_silence_of_a_time_in_which_nobody_listened_means_nothing():
+    world = training()
+    world.put(*group(world, 1))
+    reported(world, step=120, updated_at=NOON.isoformat())
+    world.pass_time(hours=2)
+    there = Observed(dict(world.children), tuple(world.pods.values()), since=world.now)
+    plan = reconcile(world.job, there, world.now, SETTINGS)
+
+    assert (plan.status.phase, plan.again) == ("Running", timedelta(minutes=30))
+
+
+def test_a_run_is_not_hung_before_all_its_pods_have_begun():
+    world = training(resources={"nodes": 2}, retry={"hungAfterSeconds": 60})
+    first, second = group(world, 2)
+    world.put(first)
+    reported(world, step=0, updated_at=NOON.isoformat())
+    world.pass_time(minutes=3)
+    begun = {"state": {"running": {"startedAt": world.now.isoformat()}}}
+    world.put({**second, "status": {"phase": "Running", "containerStatuses": [begun]}})
 
     assert world.job.status.phase == "Running"
 
@@ -322,6 +363,48 @@ def test_it_has_succeeded_when_all_its_pods_have():
     assert (one, world.job.status.phase) == ("Running", "Succeeded")
 
 
+@pytest.mark.parametrize("code", [0, 1, 143])
+@pytest.mark.parametrize("by", ["its queue", "somebody"])
+def test_its_end_is_no_verdict_when_it_was_told_to_go(code: int, by: str):
+    world = training(**OWN, queueName="gpu")
+    held(world, False)
+    world.put(*group(world, 1))
+    if by == "its queue":
+        held(world)
+    end = at(
+        NOON, ended_pod(world.job, "train", code=code), deletionTimestamp=(NOON + timedelta(minutes=1)).isoformat()
+    )
+    world.pods[end["metadata"]["name"]] = end
+    world.reconcile()
+
+    assert (world.job.status.phase, world.job.status.restarts) == ("Restarting", 0)
+
+
+def test_it_has_not_succeeded_when_a_pod_has_failed():
+    world = training(**OWN, resources={"nodes": 2})
+    child = world.children[TRAINING]
+    child["status"] = {"conditions": [{"type": "Succeeded", "status": "True", "lastTransitionTime": NOON.isoformat()}]}
+    world.put(
+        at(NOON, pod(world.job, "train", index=1, phase="Succeeded")),
+        at(NOON, ended_pod(world.job, "train", code=1, message="OSError: [Errno 28] No space left on device")),
+    )
+
+    assert (world.job.status.phase, world.job.status.failure.class_) == ("Failed", "Disk")
+
+
+def test_what_it_does_not_use_does_not_have_to_suit():
+    world = training(**OWN, resources={"nodes": 3})
+
+    assert world.created == ["reviews-train-a0"]
+
+
+def test_a_rank_that_was_killed_is_tried_again():
+    world = training(**OWN)
+    world.put(ended_pod(world.job, "train", code=1, message="exitcode: -9\nSignal 9 (SIGKILL) received by PID 42"))
+
+    assert (world.job.status.runs[0].reason, world.created[-1]) == ("RankKilled", "reviews-train-a1")
+
+
 def test_a_silent_trainer_is_never_called_hung():
     world = training(**OWN)
     world.put(*group(world, 1))
@@ -337,6 +420,7 @@ def test_its_failure_is_read_from_what_its_pods_left():
 
     why = world.job.status.failure
     assert (why.class_, why.evidence) == ("Code", ["Traceback", "KeyError: 'labels'"])
+    assert why.remedy == "The evidence shows where the program failed."
 
 
 # What becomes of it all in the end
@@ -364,11 +448,12 @@ def test_children_stay_for_as_long_as_the_job_says():
 @pytest.mark.parametrize(("ttl", "settled"), [(None, True), (60, False)])
 def test_a_job_is_settled_when_no_time_runs_any_more(ttl: int | None, settled: bool):
     world = finished(**({} if ttl is None else {"ttlSecondsAfterFinished": ttl}))
-    job = {"spec": world.job.spec.manifest(), "status": world.job.status.manifest()}
+    job = {**world.job.manifest(), "metadata": {"generation": 1}}
     there = Observed(world.children)
 
     assert is_settled(job, there, SETTINGS) is settled
     assert is_settled(job, Observed(), SETTINGS)
+    assert not is_settled({**job, "metadata": {"generation": 2}}, Observed(), SETTINGS)
     assert not is_settled(job, there, Settings(defaults=Defaults(ttl_seconds_after_finished=1)))
 
 
@@ -399,6 +484,53 @@ def test_nodes_that_run_at_once_need_a_volume_for_many(nodes: int, modes: dict[s
     assert plan.status.phase == phase
     if phase == "Failed":
         assert plan.status.failure.message == "2 nodes mount models, which is not ReadWriteMany."
+
+
+def test_an_edited_label_does_not_count_attempts():
+    world = training()
+    child = world.children[TRAINING]
+    labels = {**child["metadata"]["labels"], "lmops.dev/attempt": "many"}
+    world.children[TRAINING] = {**child, "metadata": {**child["metadata"], "labels": labels}}
+    world.put(*group(world, 1))
+
+    assert world.job.status.phase == "Running"
+
+
+def test_words_without_end_are_cut():
+    world = training()
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node, " * 999}
+    world.put(at(NOON, pod(world.job, "train", phase="Pending", conditions=[condition])))
+
+    assert [len(c.message) for c in world.job.status.conditions if c.type == "Progressing"] == [4096]
+    assert (len(world.job.status.display.reason), world.job.status.display.reason[-1]) == (120, "…")
+
+
+def test_a_failed_job_leaves_no_run_open():
+    world = training(retry={"deadlineSeconds": 600})
+    world.put(*group(world, 1))
+    world.pass_time(seconds=601)
+    world.settle()
+
+    assert {run.state for run in world.job.status.runs} == {"Succeeded", "Failed"}
+
+
+def test_a_failure_that_is_seen_while_a_job_is_suspended_keeps_its_evidence():
+    world = training()
+    world.put(*group(world, 1))
+    world.job = world.job.model_copy(update={"spec": world.job.spec.model_copy(update={"suspend": True})})
+    world.put(ended_pod(world.job, "train", code=137, message="Killed"))
+
+    row = world.job.status.runs[1]
+    assert (row.reason, row.evidence, world.job.status.phase) == ("PodKilled", ["Killed"], "Suspended")
+
+
+def test_an_ended_job_has_seen_its_last_edit():
+    world = finished()
+    metadata = world.job.metadata.model_copy(update={"generation": 7})
+    world.job = world.job.model_copy(update={"metadata": metadata})
+    world.settle()
+
+    assert world.job.status.observed_generation == 7
 
 
 def test_a_workload_that_somebody_edited_is_reported_and_stays_as_it_is():

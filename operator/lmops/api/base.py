@@ -93,8 +93,19 @@ Cores = Annotated[
 ]
 Name = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=36)]
 Word = Annotated[str, Field(min_length=1, max_length=128)]
-Line = Annotated[str, Field(max_length=1024)]
-Text = Annotated[str, Field(max_length=4096)]
+
+
+def _cut(longest: int) -> BeforeValidator:
+    """What a scheduler or a webhook says has no bound, and a status has: what is too long ends in an ellipsis."""
+    return BeforeValidator(
+        lambda text: text[: longest - 1] + "…" if isinstance(text, str) and len(text) > longest else text
+    )
+
+
+Cell = Annotated[str, _cut(120), Field(max_length=1024)]
+"""What one column of `kubectl get` holds."""
+Line = Annotated[str, _cut(1024), Field(max_length=1024)]
+Text = Annotated[str, _cut(4096), Field(max_length=4096)]
 
 _INSIDE: dict[str, Any] = {
     "x-kubernetes-validations": [

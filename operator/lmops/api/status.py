@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lmops.api.base import Condition, Line, Report, Text, Time, Word
+from lmops.api.base import Cell, Condition, Line, Report, Text, Time, Word
 
 Phase = Literal[
     "Queued", "Pending", "Preparing", "Running", "Hung", "Restarting", "Evaluating", "Succeeded", "Failed", "Suspended",
@@ -56,7 +56,7 @@ class RunRecord(Report):
     gathered_at: Time | None = None
     """When the last of its pods was created, once all of them ran: a newer pod stands for one that was lost."""
     finished_at: Time | None = None
-    """When its end was recorded."""
+    """When its last pod ended, or its end was noticed."""
     evidence: Annotated[list[Line], Field(max_length=20)] = []
     """Its last log lines, when it failed."""
 
@@ -117,9 +117,7 @@ class RunProgress(Report):
     checkpoint: int | None = None
     """The step of the last complete checkpoint."""
     updated_at: Time | None = None
-    """When it was reported."""
-    moved_at: Time | None = None
-    """When it last reported more than before."""
+    """When it was reported: a run whose processes wait for each other reports nothing."""
 
 
 class Progress(Report):
@@ -231,7 +229,7 @@ class Display(Report):
     """The leading metric."""
     nodes: Line = ""
     """Pods that run, of those wanted."""
-    reason: Line = ""
+    reason: Cell = ""
     """What is going on, or what went wrong."""
 
 

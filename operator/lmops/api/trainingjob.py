@@ -28,6 +28,7 @@ from lmops.api.status import TrainingJobStatus
 
 Task = Literal["SequenceClassification", "CausalLM", "MaskedLM", "BertPreTraining"]
 Setting = Annotated[int | Annotated[str, Field(max_length=512)], Field(union_mode="left_to_right"), int_or_string(512)]
+QueueName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
 Metric = Annotated[
     str,
     Field(pattern=r"^(loss|perplexity|maskedPerplexity|accuracy|precision|recall|f1|mcc|f1:.{1,64})$", max_length=80),
@@ -236,7 +237,7 @@ class Retry(Model):
     deadline_seconds: Annotated[int, Field(ge=1)] | None = None
     """The longest time the job may work, over all its runs; waiting in a queue does not count."""
     hung_after_seconds: Annotated[int, Field(ge=60)] = 1800
-    """How long all pods may run without a step before the job is called Hung; after twice as long the attempt has failed."""
+    """How long all pods may run without a report, once there was one, before the job is called Hung; after twice as long the attempt has failed."""
     pending_seconds: Annotated[int, Field(ge=1)] | None = None
     """How long a pod may wait for a node or an image before the job has failed. Default: a quarter of an hour for an image, and any time for a node."""
 
@@ -307,7 +308,7 @@ class TrainingJobSpec(Model):
     """What the job needs to reach private places."""
     pod: PodSettings = PodSettings()
     """Where its pods run and what they carry."""
-    queue_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)] | None = None
+    queue_name: QueueName | None = None
     """The Kueue queue that every run of the job waits in."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
     """How long Jobs, PyTorchJobs and their pods stay after the end. The job itself, its status and its model stay."""

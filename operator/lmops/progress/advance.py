@@ -85,7 +85,9 @@ class Post(Report):
 def advance(
     job: TrainingJob, run: str, post: Post, now: datetime, throttle: timedelta = THROTTLE
 ) -> dict[str, Any] | None:
-    """The merge patch of the status that a post makes; `None` where it is late, goes backward, or comes too soon.
+    """The merge patch of the status that a post makes; `None` where it is late, or comes too soon.
+
+    A run that torchrun has healed in place goes over the same steps again; progress waits until it has caught up.
 
     Raises `LookupError` for a run that the ledger does not know.
     """
@@ -94,10 +96,10 @@ def advance(
         return None
     before = status.progress.runs.get(run, RunProgress(attempt=record.attempt))
     after = _run_progress(before, record, post, now)
-    if (after.step or 0) < (before.step or 0) or (after.step == before.step and after.percent < before.percent):
-        return None
-    progress = _whole(job, record, after)
     metrics = _metrics(status.metrics if status.progress.stage == record.stage else Metrics(), post)
+    if (after.step or 0, after.percent) < (before.step or 0, before.percent):
+        after, metrics = before.model_copy(update={"updated_at": after.updated_at}), status.metrics
+    progress = _whole(job, record, after)
     return {
         "progress": difference(status.progress.manifest(), progress.manifest()),
         "metrics": difference(status.metrics.manifest(), metrics.manifest()),
@@ -129,7 +131,7 @@ def _run_progress(before: RunProgress, record: RunRecord, told: Post, now: datet
     figures, percent = told.figures(), told.trainer_status.progress_percentage
     remaining, moment = told.trainer_status.estimated_remaining_seconds, now.astimezone(UTC).replace(microsecond=0)
     counts = {"step": "current_step", "steps": "total_steps", "checkpoint": "checkpoint_step"}
-    after = before.model_copy(
+    return before.model_copy(
         update={
             "attempt": record.attempt,
             "percent": before.percent if percent is None else round(min(100.0, max(0.0, percent))),
@@ -139,12 +141,6 @@ def _run_progress(before: RunProgress, record: RunRecord, told: Post, now: datet
             **({"epoch": figures["current_epoch"]} if "current_epoch" in figures else {}),
         }
     )
-    return after.model_copy(update={"moved_at": moment}) if _moved(before, after) else after
-
-
-def _moved(before: RunProgress, after: RunProgress) -> bool:
-    """Whether it reports more than before: a run that only repeats itself stands still."""
-    return before.updated_at is None or (after.step or 0, after.percent) > (before.step or 0, before.percent)
 
 
 def _whole(job: TrainingJob, record: RunRecord, run: RunProgress) -> Progress:

@@ -14,7 +14,7 @@ from lmops.training import status
 from lmops.training.endings import expired, failed, last_saved, lost, until_deadline
 from lmops.training.failure import failure
 from lmops.training.runs import WITHOUT_PODS, Active, Leaving, Lost, Queued, last
-from lmops.training.stages import manifest, queue_of, ref
+from lmops.training.stages import manifest, queue_of, ref, wanted
 from lmops.training.standstill import Standstill
 from lmops.training.status import WORKING, Plan, Standing, told
 
@@ -23,7 +23,7 @@ def begun(job: TrainingJob, stage: Stage, attempt: int, now: datetime, settings:
     """Enters an attempt into the ledger, and creates its child."""
     row, child = status.row(job, stage, attempt), manifest(job, stage, attempt, settings)
     # what the next look would say too, so that it needs no write
-    standing = _at_work(job, stage, Active(attempt, 0, _wanted(job, stage), WITHOUT_PODS), row)
+    standing = _at_work(job, stage, Active(attempt, 0, wanted(job, stage), WITHOUT_PODS), row)
     return Plan(
         create=(child,),
         status=told(
@@ -42,8 +42,8 @@ def withheld(job: TrainingJob, stage: Stage, attempt: int, why: Refusal, now: da
     """Says why a child could not be created, and asks again; an answer that would always be the same fails the job."""
     if why.is_final:
         return failed(job, failure("Settings", why.reason, why.message), now)
-    shown = f"{why.reason}: {why.message}"[:120]
-    standing = Standing(_pending(job, stage), why.reason, why.message, display=shown, wanted=_wanted(job, stage))
+    shown = f"{why.reason}: {why.message}"
+    standing = Standing(_pending(job, stage), why.reason, why.message, display=shown, wanted=wanted(job, stage))
     return Plan(
         create=(manifest(job, stage, attempt, settings),),
         status=told(job, standing, now),
@@ -55,7 +55,7 @@ def queued(job: TrainingJob, stage: Stage, state: Queued, now: datetime, setting
     """Says which queue holds an attempt back. That may take as long as it likes: no deadline counts it."""
     name, queue = ref(job, stage, state.attempt).name, queue_of(job, settings)
     place = f"waits in queue {queue}" if queue else "is suspended, though not by spec.suspend"
-    standing = Standing("Queued", "Queued", f"{name} {place}.", display=place, wanted=_wanted(job, stage))
+    standing = Standing("Queued", "Queued", f"{name} {place}.", display=place, wanted=wanted(job, stage))
     first = job.status.phase != "Queued"
     events = (Event("Normal", "Queued", f"{name} {place}"),) if first else ()
     return Plan(status=told(job, standing, now), events=events)
@@ -68,7 +68,7 @@ def active(job: TrainingJob, stage: Stage, state: Active, now: datetime, setting
         if now >= blocked.since + limit:
             return expired(job, stage, state, blocked.failure, now)
         state = replace(state, again=_soonest(state.again, blocked.since + limit - now))
-    still = Standstill.of(job, row, state, settings)
+    still = Standstill.of(job, row, state)
     if still and (why := still.failure(now)):
         checkpoint = last_saved(job, stage, state)
         return lost(job, stage, Lost(state.attempt, why, checkpoint), now, settings)
@@ -104,10 +104,9 @@ def _at_work(job: TrainingJob, stage: Stage, state: Active, row: RunRecord) -> S
 
 def hung(job: TrainingJob, state: Active, still: Standstill) -> Standing:
     """All pods run, and nothing moves."""
-    return Standing(
-        "Hung", "NoProgress", f"{still.told} It is restarted at {still.ends:%H:%M:%S} UTC.",
-        display=f"NoProgress: {still.told}"[:120], running=state.running, wanted=state.wanted,
-    )  # fmt: skip
+    message = f"{still.told} If there is none, the attempt is over at {still.ends:%Y-%m-%d %H:%M:%S} UTC."
+    shown = f"NoProgress: {still.told}"
+    return Standing("Hung", "NoProgress", message, display=shown, running=state.running, wanted=state.wanted)
 
 
 def _edited(this: Ref, state: Active) -> str:
@@ -127,9 +126,9 @@ def _news(job: TrainingJob, row: RunRecord, standing: Standing, state: Active, e
 
 def leaving(job: TrainingJob, stage: Stage, state: Leaving, now: datetime) -> Plan:
     """Deletes what is left of a recorded attempt, and waits until it is gone."""
-    standing = Standing(
-        "Restarting", "Leaving", "The pods of the last attempt are leaving.", display=job.status.display.reason
-    )
+    names = ", ".join(state.staying[:3]) + (" and more" if len(state.staying) > 3 else "")
+    message = f"The last attempt is leaving: {names}."
+    standing = Standing("Restarting", "Leaving", message, display=job.status.display.reason)
     return Plan(status=told(job, standing, now), delete=state.remains, again=state.again)
 
 
@@ -141,17 +140,13 @@ def _patience(job: TrainingJob, why: Failure, settings: Settings) -> timedelta |
 
 def _shown(job: TrainingJob, phase: Phase, waiting: str) -> str:
     """While a restart waits for nothing in particular, why it was needed stays on show."""
-    return job.status.display.reason if phase == "Restarting" and ":" not in waiting else waiting[:120]
+    return job.status.display.reason if phase == "Restarting" and ":" not in waiting else waiting
 
 
 def _pending(job: TrainingJob, stage: Stage) -> Phase:
     """A first attempt is pending; a later one is part of a restart."""
     row = last(job.status.runs, stage)
     return "Restarting" if row and (row.attempt > 0 or row.state in ("Failed", "Stopped")) else "Pending"
-
-
-def _wanted(job: TrainingJob, stage: Stage) -> int:
-    return job.spec.resources.nodes if stage == "train" else 1
 
 
 def _soonest(*waits: timedelta | None) -> timedelta | None:

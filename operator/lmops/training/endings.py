@@ -10,23 +10,26 @@ from lmops.api.status import Phase, Stage
 from lmops.plan import Event, Manifest, Observed, Ref
 from lmops.settings import Settings
 from lmops.training import status
-from lmops.training.failure import CLASSES, failure
+from lmops.training.failure import CLASSES, adding, failure
 from lmops.training.group import has_ended, pods_of
 from lmops.training.runs import Active, Done, Leaving, Lost, Queued, State, end_of, uncounted
 from lmops.training.stages import ref, stages
 from lmops.training.status import WORKING, Plan, Standing, told
 
+OPEN = ("Pending", "Running")
+
 
 def tidied(job: TrainingJob, observed: Observed, now: datetime, settings: Settings) -> Plan:
     """A job that has ended: what would still run is stopped, and what has had its time is removed."""
+    seen = job.status.model_copy(update={"observed_generation": job.metadata.generation})
     ttl, ended = job.spec.ttl_seconds_after_finished, job.status.completion_time
     ttl = settings.defaults.ttl_seconds_after_finished if ttl is None else ttl
     if ttl is None or ended is None or not observed.children:
-        return Plan(status=job.status, delete=left_over(job.status.phase, observed))
+        return Plan(status=seen, delete=left_over(job.status.phase, observed))
     left = ended + timedelta(seconds=ttl) - now
     if left > timedelta(0):
-        return Plan(status=job.status, delete=left_over(job.status.phase, observed), again=left)
-    return Plan(status=job.status, delete=tuple(observed.children))
+        return Plan(status=seen, delete=left_over(job.status.phase, observed), again=left)
+    return Plan(status=seen, delete=tuple(observed.children))
 
 
 def left_over(phase: Phase | None, observed: Observed) -> tuple[Ref, ...]:
@@ -67,7 +70,7 @@ def completed(job: TrainingJob, changes: dict[str, object], now: datetime) -> Pl
     """The end that was wanted: the model is published and measured."""
     evaluation = job.status.model_copy(update=changes).evaluation
     verdict = (evaluation.verdict if evaluation else None) or f"The output is at {job.spec.output.uri}."
-    shown = verdict[:120] if evaluation and evaluation.beats_baseline is False else ""
+    shown = verdict if evaluation and evaluation.beats_baseline is False else ""
     standing = Standing("Succeeded", "Completed", verdict, display=shown)
     return Plan(status=told(job, standing, now, **changes), events=(Event("Normal", "Completed", verdict),))
 
@@ -103,31 +106,40 @@ def lost(job: TrainingJob, stage: Stage, state: Lost, now: datetime, settings: S
     )
 
 
-def suspended(job: TrainingJob, stage: Stage, state: State, now: datetime) -> Plan:
+def suspended(job: TrainingJob, stage: Stage, state: State, now: datetime, settings: Settings) -> Plan:
     """Ends the running attempt in order: its pods save a checkpoint when they are told to go."""
     standing = Standing(
         "Suspended", "Suspended", "spec.suspend is true; set it to false to go on.", display="suspended"
     )
-    if isinstance(state, Done):
-        return done(job, stage, state, now)
-    if isinstance(state, Active | Lost | Queued):
-        saved = last_saved(job, stage, state)
-        row = status.row(job, stage, state.attempt).model_copy(
-            update={"state": "Stopped", "reason": "Suspended", "finished_at": now, "checkpoint": saved}
-        )
-        events = (Event("Normal", "Suspended", f"{row.name} is stopped"),)
-        runs = status.entered(job.status.runs, row)
-        return Plan(status=told(job, standing, now, runs=runs), events=events, again=timedelta(0))
-    if isinstance(state, Leaving):
-        return Plan(status=told(job, standing, now), delete=state.remains, again=state.again)
+    match state:
+        case Done():
+            return done(job, stage, state, now)
+        case Lost():
+            return lost(job, stage, state, now, settings)
+        case Active() | Queued():
+            row = status.row(job, stage, state.attempt).model_copy(
+                update={
+                    "state": "Stopped",
+                    "reason": "Suspended",
+                    "finished_at": now,
+                    "checkpoint": last_saved(job, stage, state),
+                }
+            )
+            events = (Event("Normal", "Suspended", f"{row.name} is stopped"),)
+            runs = status.entered(job.status.runs, row)
+            return Plan(status=told(job, standing, now, runs=runs), events=events, again=timedelta(0))
+        case Leaving():
+            return Plan(status=told(job, standing, now), delete=state.remains, again=state.again)
     return Plan(status=told(job, standing, now))
 
 
 def failed(job: TrainingJob, why: Failure, now: datetime, accepted: bool = True) -> Plan:
-    """The end that was not wanted. Pods stay as they are, for whoever wants to look."""
+    """The end that was not wanted. Pods stay as they are, for whoever wants to look, and no run is left open."""
     standing = Standing("Failed", why.reason, f"{why.message} {why.remedy}".strip(), accepted, status.told_failure(why))
+    ended = {"state": "Failed", "reason": why.reason, "message": why.message, "finished_at": now}
+    runs = [row.model_copy(update=ended) if row.state in OPEN else row for row in job.status.runs]
     return Plan(
-        status=told(job, standing, now, failure=why),
+        status=told(job, standing, now, failure=why, runs=runs),
         events=(Event("Warning", why.reason, f"{why.message} {why.remedy}".strip()),),
     )
 
@@ -139,13 +151,11 @@ def expired(job: TrainingJob, stage: Stage, state: State, why: Failure, now: dat
     if not isinstance(state, Active | Lost | Queued):
         return failed(job, why, now)
     saved = last_saved(job, stage, state)
+    row = status.row(job, stage, state.attempt).model_copy(update={"checkpoint": saved})
+    runs = status.entered(job.status.runs, row)
+    recorded = job.model_copy(update={"status": job.status.model_copy(update={"runs": runs})})
     kept = f" The checkpoint of step {saved} is kept." if saved is not None else ""
-    plan = failed(job, why.model_copy(update={"message": why.message + kept}), now)
-    row = status.row(job, stage, state.attempt).model_copy(
-        update={"state": "Failed", "reason": why.reason, "finished_at": now, "checkpoint": saved}
-    )
-    recorded = plan.status.model_copy(update={"runs": status.entered(job.status.runs, row)})
-    return replace(plan, status=recorded, delete=(ref(job, stage, state.attempt),))
+    return replace(failed(recorded, adding(why, kept), now), delete=(ref(job, stage, state.attempt),))
 
 
 def deadline(job: TrainingJob, state: State, now: datetime) -> Failure | None:
@@ -179,7 +189,7 @@ def _spent(job: TrainingJob, stage: Stage, why: Failure, restarts: int, settings
         if restarts <= allowed:
             return None
         spent = f" It was restarted {allowed} times, as often as retry.restarts allows." if allowed else ""
-        return why.model_copy(update={"message": why.message + spent})
+        return adding(why, spent)
     mine = [run for run in job.status.runs if run.stage == stage and run.reason != "Suspended"]
     rows = mine[-settings.stops_without_progress :]
     stuck = len(rows) == settings.stops_without_progress and all(
@@ -190,7 +200,7 @@ def _spent(job: TrainingJob, stage: Stage, why: Failure, restarts: int, settings
     vain = " without a newer checkpoint" if stage == "train" else ""
     message = f"The run was stopped {len(rows)} times in a row{vain}. {why.message}"
     remedy = "Save checkpoints more often (checkpoint.every)." if stage == "train" else "Look at who stops its pods."
-    return why.model_copy(update={"message": message, "remedy": remedy})
+    return failure(why.class_, why.reason, message, why.evidence, remedy)
 
 
 def last_saved(job: TrainingJob, stage: Stage, state: Active | Lost | Queued) -> int | None:

@@ -65,6 +65,8 @@ LOG_SIGNS: tuple[tuple[str, FailureClass, str], ...] = (
         "Communication",
         "GlooTimeout",
     ),
+    (r"RendezvousTimeoutError|RendezvousClosedError", "Communication", "RendezvousFailed"),
+    (r"Signal \d+ \(SIG(KILL|TERM)\)", "WorkerLost", "RankKilled"),
     (r"GatedRepoError|401 Client Error|403 Client Error", "Credentials", "AccessDenied"),
 )
 """What a log tail betrays, where the runtime could not say it itself; the first sign that is found holds."""
@@ -130,11 +132,21 @@ def failure(
     )
 
 
+def adding(why: Failure, words: str, remedy: str = "") -> Failure:
+    """The same failure with more to say."""
+    return failure(why.class_, why.reason, why.message + words, why.evidence, remedy or why.remedy)
+
+
 def terminated_of(pod: Manifest) -> dict[str, Any]:
     """How its container ended, `{}` while it runs."""
     statuses = pod.get("status", {}).get("containerStatuses") or [{}]
     found: dict[str, Any] = statuses[0].get("state", {}).get("terminated") or {}
     return found
+
+
+def was_told_to_go(pod: Manifest) -> bool:
+    """Whether somebody has asked for its end: what it says then is no verdict on what it ran."""
+    return "deletionTimestamp" in pod["metadata"] or _evicted(pod) is not None
 
 
 def _evicted(pod: Manifest) -> str | None:

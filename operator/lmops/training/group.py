@@ -14,16 +14,18 @@ from lmops.training.failure import failure, terminated_of
 OVERDUE = timedelta(minutes=2)
 """How long after its grace a pod may stay on a node that no longer answers."""
 BLOCKED: dict[str, FailureClass] = {
+    "Unschedulable": "Unschedulable",
     "ErrImagePull": "Image",
     "ImagePullBackOff": "Image",
     "InvalidImageName": "Image",
     "ErrImageNeverPull": "Image",
     "ImageInspectError": "Image",
     "RegistryUnavailable": "Image",
-    "CreateContainerConfigError": "Credentials",
-    "Unschedulable": "Unschedulable",
+    "ContainerCreating": "Volume",
 }
-"""What a pod may wait for in vain, by the scheduler's or the kubelet's word."""
+"""What a pod may wait for in vain, by the scheduler's or the kubelet's word; other words speak of its settings."""
+SILENT = "ContainerCreating"
+"""What the kubelet says of a pod whose volumes, network or image it is still busy with."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,19 @@ def waiting(pod: Manifest) -> tuple[str, str]:
     state = (status.get("containerStatuses") or [{}])[0].get("state", {}).get("waiting")
     if state:
         return state.get("reason", ""), state.get("message", "")
-    return "ContainerCreating", ""
+    return SILENT, ""
 
 
 def blocked(pod: Manifest) -> Blocked | None:
-    """What a pod waits for that may never come."""
+    """What a pod waits for that may never come. A wait for a node is not counted against an image."""
     word, sentence = waiting(pod)
-    class_, since = BLOCKED.get(word), born(pod)
-    if class_ is None or since is None:
+    scheduled = (
+        c for c in pod["status"].get("conditions", ()) if c["type"] == "PodScheduled" and c["status"] == "True"
+    )
+    since = next((c.get("lastTransitionTime") for c in scheduled), None) or pod["metadata"].get("creationTimestamp")
+    if not word or since is None:
         return None
-    said = f"{pod['metadata']['name']} could not start: {sentence or word}"
-    return Blocked(failure(class_, word, said[:4096]), since)
+    class_ = BLOCKED.get(word, "Credentials" if "secret" in sentence else "Settings")
+    told = sentence or ("its volumes or its network are not there: kubectl describe pod" if word == SILENT else word)
+    why = failure(class_, word, f"{pod['metadata']['name']} could not start: {told}")
+    return Blocked(why, datetime.fromisoformat(since))

@@ -27,7 +27,7 @@ def batch_divides(job: TrainingJob) -> Failure | None:
     """Every process takes the same number of rows, a whole number of times."""
     training, world = job.spec.training, job.spec.resources.world
     share = (training.micro_batch_size or 1) * world
-    if training.batch_size % share == 0:
+    if job.spec.trainer or training.batch_size % share == 0:
         return None
     rows = f" with {training.micro_batch_size} rows on each" if training.micro_batch_size else ""
     processes = "1 process" if world == 1 else f"{world} processes"
@@ -65,7 +65,7 @@ def metric_suits_the_task(job: TrainingJob) -> Failure | None:
 
 def precision_needs_an_accelerator(job: TrainingJob) -> Failure | None:
     """Processors have no fp16 arithmetic to train with."""
-    if job.spec.training.precision != "fp16" or job.spec.resources.accelerator:
+    if job.spec.trainer or job.spec.training.precision != "fp16" or job.spec.resources.accelerator:
         return None
     return failure(
         "Settings",

@@ -27,7 +27,7 @@ def reconcile(job: TrainingJob, observed: Observed, now: datetime, settings: Set
     if overtime := deadline(job, state, now):
         return expired(job, stage, state, overtime, now)
     if job.spec.suspend:
-        return suspended(job, stage, state, now)
+        return suspended(job, stage, state, now, settings)
     match state:
         case Wanted(attempt, Refusal() as reason):
             return withheld(job, stage, attempt, reason, now, settings)
@@ -49,10 +49,11 @@ def reconcile(job: TrainingJob, observed: Observed, now: datetime, settings: Set
 
 def is_settled(job: Manifest, observed: Observed, settings: Settings) -> bool:
     """Whether a job has ended and nothing of it is left to do. It takes the bare manifest: most jobs have ended."""
-    phase = job.get("status", {}).get("phase")
+    status_ = job.get("status", {})
+    phase, is_seen = status_.get("phase"), status_.get("observedGeneration") == job["metadata"].get("generation")
     ttl = job["spec"].get("ttlSecondsAfterFinished", settings.defaults.ttl_seconds_after_finished)
     has_time = ttl is None or not observed.children
-    return phase in status.ENDED and has_time and not left_over(phase, observed)
+    return phase in status.ENDED and is_seen and has_time and not left_over(phase, observed)
 
 
 def unfinished(job: TrainingJob, observed: Observed, now: datetime) -> tuple[Stage, State]:

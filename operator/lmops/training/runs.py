@@ -1,22 +1,24 @@
-"""Where one stage stands: its ledger row, its child and its pods, read into one of six answers."""
+"""Where one stage stands: its ledger row, its child and its pods, read into one answer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from lmops.api import Ending, Failure, Result, RunRecord, TrainingJob
-from lmops.api.base import GROUP
-from lmops.api.status import Stage
+from lmops.api.status import FailureClass, Stage
 from lmops.plan import Manifest, Observed, Ref, Refusal
-from lmops.training import group
+from lmops.training import group, stages
 from lmops.training.backends import pytorchjob
-from lmops.training.failure import CLASSES, ending_of, failure, failure_of
+from lmops.training.failure import CLASSES, ending_of, failure, failure_of, was_told_to_go
 from lmops.training.group import Blocked, pods_of
 from lmops.training.stages import ref
 
 WITHOUT_PODS = "waiting for its pods"
 """What an attempt waits for between its creation and its controller's first act."""
+GUESSED: tuple[FailureClass, ...] = ("Code", "Communication", "WorkerLost")
+"""What an exit code or a log is taken for; of a pod that was told to go they prove nothing."""
 RESULT_WITHIN = timedelta(seconds=60)
 """How long after its end a run's result may take to be seen."""
 
@@ -63,6 +65,10 @@ class Active:
     """When the first pod ran."""
     gathered: datetime | None = None
     """When the last pod was created, where all of them run."""
+    together: datetime | None = None
+    """When the last of them began to work, where all of them do."""
+    heard: datetime | None = None
+    """Since when what they report was heard."""
     blocked: Blocked | None = None
     """What a pod waits for in vain."""
     edited_by: tuple[str, ...] = ()
@@ -87,6 +93,9 @@ class Leaving:
 
     attempt: int
     remains: tuple[Ref, ...]
+    """What nobody has told to go yet."""
+    staying: tuple[str, ...] = ()
+    """What is still there."""
     again: timedelta = timedelta(seconds=5)
 
 
@@ -108,10 +117,10 @@ def look(job: TrainingJob, stage: Stage, observed: Observed, now: datetime) -> S
         if current and current.state == "Running":
             return Lost(attempt, _deleted(ref(job, stage, attempt)), reached(job, current.name))
         return Wanted(attempt, observed.refused.get(ref(job, stage, attempt)))
-    if is_held(child) and not pods:
-        has_run = current is not None and current.state == "Running"
-        return Lost(attempt, _returned(Ref.of(child)), reached(job, Ref.of(child).name)) if has_run else Queued(attempt)
-    return _read(job, child, pods, attempt, current, now)
+    if is_held(child) and not pods and (current is None or current.state == "Pending"):
+        return Queued(attempt)
+    state = _read(job, child, pods, attempt, current, now)
+    return replace(state, heard=observed.since) if isinstance(state, Active) else state
 
 
 def last(runs: list[RunRecord], stage: Stage) -> RunRecord | None:
@@ -125,12 +134,10 @@ def uncounted(failure: Failure) -> bool:
 
 
 def _attempts(job: TrainingJob, stage: Stage, observed: Observed) -> list[int]:
+    """The attempts at a stage that have a child, told from their names: anybody may edit a label."""
+    ours = re.compile(re.escape(ref(job, stage, 0).name[:-1]) + r"(\d{1,6})")
     kind = ref(job, stage, 0).kind
-    return [
-        int(labels[f"{GROUP}/attempt"])
-        for (k, _), child in observed.children.items()
-        if k == kind and (labels := child["metadata"].get("labels", {})).get(f"{GROUP}/stage") == stage
-    ]
+    return [int(found[1]) for (k, name) in observed.children if k == kind and (found := ours.fullmatch(name))]
 
 
 def _leaving(this: Ref, child: Manifest | None, pods: list[Manifest], attempt: int, now: datetime) -> Leaving | Wanted:
@@ -138,7 +145,8 @@ def _leaving(this: Ref, child: Manifest | None, pods: list[Manifest], attempt: i
     gone_with_its_node = child is not None and bool(pods) and not staying and "deletionTimestamp" in child["metadata"]
     if (child is None or gone_with_its_node) and not staying:
         return Wanted(attempt + 1)
-    return Leaving(attempt, (this,) if child and "deletionTimestamp" not in child["metadata"] else ())
+    there = [pod["metadata"]["name"] for pod in staying] or [this.name]
+    return Leaving(attempt, (this,) if child and "deletionTimestamp" not in child["metadata"] else (), tuple(there))
 
 
 def _deleted(this: Ref) -> Failure:
@@ -175,24 +183,43 @@ def _result(job: TrainingJob, child: Manifest, pods: list[Manifest], endings: li
     """What the attempt has made. A trainer of the user's own leaves no document: that all its pods ended well is it."""
     if job.spec.trainer is None:
         return next((ending.result for ending in endings if ending.result), None)
+    if _was_told_to_go(child, pods) or any(pod["status"].get("phase") == "Failed" for pod in pods):
+        return None
     is_through = end_of(child).get("type") == "Succeeded" and not any(map(group.is_running, pods))
     all_ended = len(pods) == _wanted(job, child) and all(pod["status"].get("phase") == "Succeeded" for pod in pods)
     return Result() if is_through or all_ended else None
+
+
+def _was_told_to_go(child: Manifest, pods: list[Manifest]) -> bool:
+    return is_held(child) or any(map(was_told_to_go, pods))
 
 
 def _what_ended_it(
     job: TrainingJob, child: Manifest, pods: list[Manifest], row: RunRecord | None, now: datetime
 ) -> Failure | None:
     """Why an attempt is over: a pod failed, its child is to go, a node is silent, or a pod of the group is missing."""
-    if failures := [why for pod in pods if (why := failure_of(pod))]:
-        return min(failures, key=_consequence)
+    this, told_to_go = Ref.of(child), _was_told_to_go(child, pods)
+    why = min((why for pod in pods if (why := failure_of(pod))), key=_consequence, default=None)
+    if why and not (told_to_go and why.class_ in GUESSED and not any(map(ending_of, pods))):
+        return _of_own_trainer(job, why)
     if "deletionTimestamp" in child["metadata"]:
-        return _deleted(Ref.of(child))
+        return _deleted(this)
     if silent := next((pod for pod in pods if group.is_overdue(pod, now)), None):
         return failure("NodeLost", "NodeLost", f"The node of {silent['metadata']['name']} does not answer any more.")
+    if is_held(child):  # its pods may save a checkpoint before they go
+        return None if any(map(group.is_running, pods)) else _returned(this)
+    if told_to_go and pods and all(map(group.has_ended, pods)):
+        return failure("Preempted", "Stopped", f"The pods of {this.name} were told to go.")
     if end_of(child).get("type") == "Succeeded":
         return None
     return group.lost(pods, _wanted(job, child), row.gathered_at if row else None)
+
+
+def _of_own_trainer(job: TrainingJob, why: Failure) -> Failure:
+    """What we cannot explain of a trainer of the user's own is not to be reported to us."""
+    if job.spec.trainer is None or why.class_ != "Code":
+        return why
+    return why.model_copy(update={"remedy": "The evidence shows where the program failed."})
 
 
 def _without_words(this: Ref, end: Manifest) -> Failure:
@@ -228,7 +255,16 @@ def end_of(child: Manifest) -> Manifest:
 
 
 def _wanted(job: TrainingJob, child: Manifest) -> int:
-    return job.spec.resources.nodes if child["kind"] == pytorchjob.KIND else 1
+    return stages.wanted(job, "train" if child["kind"] == pytorchjob.KIND else "prepare")
+
+
+def _without_pods(child: Manifest) -> Blocked | None:
+    """A child whose controller makes no pods for it."""
+    this, since = Ref.of(child), group.born(child)
+    why = failure(
+        "Unschedulable", "NoPods", f"{this.kind} {this.name} has no pods: does the controller of {this.kind}s run?"
+    )
+    return Blocked(why, since) if since else None
 
 
 def _active(job: TrainingJob, child: Manifest, pods: list[Manifest], attempt: int, now: datetime) -> Active:
@@ -241,7 +277,8 @@ def _active(job: TrainingJob, child: Manifest, pods: list[Manifest], attempt: in
         waiting=next(filter(None, words), "" if pods else WITHOUT_PODS),
         since=min(filter(None, map(group.started, pods)), default=None),
         gathered=group.newest(pods) if running == wanted else None,
-        blocked=next(filter(None, map(group.blocked, pods)), None),
+        together=max(filter(None, map(group.started, pods)), default=None) if running == wanted else None,
+        blocked=next(filter(None, map(group.blocked, pods)), None) if pods else _without_pods(child),
         edited_by=tuple(child["metadata"].get("editors", ())),
         again=min((left for pod in pods if (left := group.overdue_in(pod, now))), default=None),
     )

@@ -49,6 +49,11 @@ def kind_of(stage: Stage) -> str:
     return pytorchjob.KIND if stage == "train" else "Job"
 
 
+def wanted(job: TrainingJob, stage: Stage) -> int:
+    """The number of pods that run a stage together."""
+    return job.spec.resources.nodes if stage == "train" else 1
+
+
 def queue_of(job: TrainingJob, settings: Settings) -> str | None:
     """The Kueue queue that the runs of a job wait in."""
     return job.spec.queue_name or settings.defaults.queue_name

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from lmops.api import Failure, RunRecord, TrainingJob
-from lmops.settings import Settings
 from lmops.training.failure import failure
 from lmops.training.runs import Active
 
@@ -16,22 +15,23 @@ OFTEN = timedelta(seconds=30)
 
 @dataclass(frozen=True)
 class Standstill:
-    """Since when a run has not moved, and how long it may."""
+    """Since when a run has reported nothing, and how long it may."""
 
     since: datetime
     allowed: timedelta
     step: int | None
 
     @classmethod
-    def of(cls, job: TrainingJob, row: RunRecord, state: Active, settings: Settings) -> Standstill | None:
-        """`None` where some pods do not run, or nobody reports: a user's own trainer may be silent from the start."""
+    def of(cls, job: TrainingJob, row: RunRecord, state: Active) -> Standstill | None:
+        """`None` where some pods do not run, or this attempt has never reported: perhaps it cannot, and works.
+
+        The silence of a time in which nobody listened means nothing either.
+        """
         progress = job.status.progress.runs.get(row.name)
-        moved = progress.moved_at if progress and progress.attempt == row.attempt else None
-        silent = not settings.tells_progress or (moved is None and job.spec.trainer is not None)
-        if silent or row.started_at is None or state.running < state.wanted:
+        if progress is None or progress.updated_at is None or progress.attempt != row.attempt or not state.together:
             return None
-        since = max(filter(None, (moved, row.started_at)))
-        return cls(since, timedelta(seconds=job.spec.retry.hung_after_seconds), progress.step if progress else None)
+        since = max(filter(None, (progress.updated_at, state.together, state.heard)))
+        return cls(since, timedelta(seconds=job.spec.retry.hung_after_seconds), progress.step)
 
     @property
     def ends(self) -> datetime:
@@ -42,7 +42,7 @@ class Standstill:
     def told(self) -> str:
         """Since when, and where it stands."""
         at = f" It stands at step {self.step}." if self.step is not None else ""
-        return f"No step since {self.since.astimezone(UTC):%H:%M:%S} UTC.{at}"
+        return f"No report since {self.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC.{at}"
 
     def is_long(self, now: datetime) -> bool:
         """Whether the run is to be called hung."""

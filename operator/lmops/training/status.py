@@ -60,7 +60,7 @@ def _display(old: TrainingJobStatus, new: TrainingJobStatus, standing: Standing)
     if new.best:
         value = (new.evaluation.metrics if new.evaluation else {}).get(new.best.metric, new.best.value)
         shown["metric"] = f"{new.best.metric}={value:.2f}"
-    return old.display.model_copy(update=shown)
+    return Display.model_validate({**old.display.model_dump(), **shown})
 
 
 def _conditions(job: TrainingJob, standing: Standing, born: bool, now: datetime) -> list[Condition]:
@@ -152,4 +152,4 @@ def results(result: Result) -> dict[str, Any]:
 
 def told_failure(failure: Failure) -> str:
     """A failure in the words of one column."""
-    return f"{failure.reason}: {failure.message}"[:120]
+    return f"{failure.reason}: {failure.message}"
