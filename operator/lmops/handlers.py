@@ -25,6 +25,9 @@ ENDING = 8.0
 RECONNECT = 300
 """Seconds after which the server ends a watch, so that even in an idle cluster something is heard of it."""
 
+WATCHER: Any = "lmops"
+"""Kopf's name for itself. It has no peers, but would ask for the name of its user, whom passwd need not know."""
+
 log = logging.getLogger("lmops.watch")
 
 
@@ -79,13 +82,15 @@ class Watch:
 
     async def _once(self, namespaces: tuple[str, ...], started: Callable[[], None]) -> None:
         """One run of Kopf; raises what Kopf gave up at."""
-        self._heard, self.starts, stop = {"": time.monotonic()}, self.starts + 1, asyncio.Event()
+        last = self._heard.get("", time.monotonic())  # a start that fails before it asks anything is heard of by nobody
+        self._heard, self.starts, stop = {"": last}, self.starts + 1, asyncio.Event()
         tasks = await kopf.spawn_tasks(
             registry=self.registry,
             settings=settings(self.children, scans=not namespaces),
             clusterwide=not namespaces,
             namespaces=namespaces,
             standalone=True,
+            identity=WATCHER,
             stop_flag=stop,
         )
         if namespaces:  # Kopf does not scan then

@@ -218,3 +218,35 @@ def test_a_watch_that_has_died_is_unwell_and_an_idle_cluster_is_not(tmp_path: Pa
         await until(lambda: one.problem().startswith("a watch was not opened for"))
 
     play(tmp_path, script)
+
+
+def test_a_user_whom_nobody_knows_watches_as_well_as_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A restricted pod runs with any user id, and Kopf would ask for its name."""
+
+    def getuser() -> str:
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    monkeypatch.setattr("getpass.getuser", getuser)
+
+    async def play() -> None:
+        async with world(tmp_path) as api, operator() as one:
+            job = submit(api.store)
+            await until(lambda: phase(api, job) == ENDS)
+            assert one.watch.starts == 1
+
+    asyncio.run(play())
+
+
+def test_a_watch_that_cannot_even_start_is_unwell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async def broken(**known: Any) -> Any:
+        raise RuntimeError("no way")
+
+    monkeypatch.setattr("kopf.spawn_tasks", broken)
+    monkeypatch.setattr(service, "DEAF", 0.5)
+
+    async def play() -> None:
+        async with world(tmp_path), operator() as one:
+            await until(lambda: one.watch.starts > 3)
+            await until(lambda: one.problem().startswith("a watch was not opened for"))
+
+    asyncio.run(play())
