@@ -27,14 +27,18 @@ async def post(cluster: Cluster, owner: Manifest, event: Event, now: datetime) -
 
 
 def manifest(owner: Manifest, event: Event, now: datetime) -> Manifest:
-    """An Event whose name is made of what it says about which version, so that it is told once."""
+    """An Event whose name is made of what it says about which version, so that it is told once, and sorted by it.
+
+    `kubectl describe` sorts events without a `lastTimestamp`, as those of this API are, by their names.
+    """
     metadata = owner["metadata"]
     said = "\0".join((metadata["uid"], metadata["resourceVersion"], event.reason, event.message))
+    digest = hashlib.sha256(said.encode()).hexdigest()
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {
-            "name": f"{metadata['name']}.{hashlib.sha256(said.encode()).hexdigest()[:16]}",
+            "name": f"{metadata['name']}.{_order(metadata['resourceVersion'])}{digest[:8]}",
             "namespace": metadata["namespace"],
         },
         "type": event.type,
@@ -53,3 +57,8 @@ def manifest(owner: Manifest, event: Event, now: datetime) -> Manifest:
             "resourceVersion": metadata["resourceVersion"],
         },
     }
+
+
+def _order(version: str) -> str:
+    """A version as a text of fixed length, so that later ones sort after earlier ones."""
+    return f"{int(version) if version.isdigit() else 0:012x}"

@@ -68,6 +68,11 @@ class Watch:
         """For how many seconds a watch was not even tried to be opened: that is no fault of the server's."""
         return time.monotonic() - min(self._heard.values(), default=time.monotonic())
 
+    @property
+    def unopened(self) -> float:
+        """For how many seconds no watch at all is open."""
+        return time.monotonic() - self._heard.get("", time.monotonic()) if self._heard.keys() <= {""} else 0.0
+
     async def run(self, namespaces: tuple[str, ...], started: Callable[[], None]) -> None:
         """Watches until it is cancelled, however often Kopf gives up. `started` is called after each of its starts."""
         wait = FIRST

@@ -32,6 +32,8 @@ STUCK = 60.0
 """Seconds that a key may wait for a worker, or a lease for its renewal, before the operator calls itself unwell."""
 DEAF = 2.0 * RECONNECT
 """Seconds in which a watch was not even opened anew, before it does."""
+BLIND = 30.0
+"""Seconds without a single watch before it does not call itself ready."""
 LEASE = "lmops-operator"
 PUBLISHED_WITHIN = 10.0
 """Seconds that the first reconcile waits for the certificates that pods are created with."""
@@ -100,6 +102,8 @@ class Service:
         """What this process still waits for before it does its part, empty when nothing."""
         if self.progress and not self.progress.ready.is_set():
             return "the progress endpoint has no certificate yet"
+        if self.works and self.watch.unopened > BLIND:
+            return f"no watch is open for {self.watch.unopened:.0f} s"
         return self.trouble if self.leader.leads else ""
 
     def exposed(self) -> bytes:

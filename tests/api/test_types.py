@@ -108,9 +108,10 @@ CASES = [
     ),
     Case(
         "pod.env[0]",
-        "variables that begin with LMOPS_, PET_, TORCHELASTIC_, KUBEFLOW_TRAINER_ are the runtime's own",
+        "variables that begin with LMOPS_, PET_, TORCHELASTIC_, KUBEFLOW_TRAINER_, MASTER_, RANK, WORLD_SIZE"
+        " are the runtime's own",
         env("NCCL_DEBUG"),
-        env("PET_NNODES"),
+        env("RANK"),
     ),
     Case(
         "pod.env[0]",

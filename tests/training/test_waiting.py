@@ -13,6 +13,7 @@ from lmops.plan import Manifest, Observed, Ref
 from lmops.settings import Defaults, Settings
 from lmops.training.reconcile import is_settled, reconcile
 
+DATA = {"class": "Data", "reason": "UnknownColumn", "message": 'No column "txet".', "remedy": 'Did you mean "text"?'}
 TRAINING = Ref("PyTorchJob", "reviews-train-a0")
 OWN = {
     "trainer": {"image": "registry.example/t:1", "command": ["torchrun", "train.py"]},
@@ -161,6 +162,27 @@ def test_an_image_that_cannot_be_had_fails_the_job_after_a_quarter_of_an_hour():
     assert (world.job.status.failure.class_, world.job.status.failure.reason) == ("Image", "ImagePullBackOff")
     assert world.job.status.failure.message == "reviews-train-a0-0 could not start: in the kubelet's words"
     assert (world.job.status.phase, world.deleted) == ("Failed", ["reviews-train-a0"])
+
+
+def test_a_kubelet_that_pulls_in_vain_is_quoted_once():
+    world = training()
+    for word, told in [("ErrImagePull", "not found"), ("ImagePullBackOff", "Back-off"), ("ErrImagePull", "not found")]:
+        world.put(waiting(world, word, told))
+
+    assert world.job.status.display.reason == "ImagePullBackOff: not found"
+    assert world.events.count(("Warning", "ImagePullBackOff")) == 1
+
+
+def test_a_claim_that_is_not_there_is_no_want_of_nodes():
+    world = training(retry={"pendingSeconds": 60})
+    pod = unschedulable(world)
+    pod["status"]["conditions"][0]["message"] = 'persistentvolumeclaim "data" not found'
+    world.put(pod)
+    world.pass_time(seconds=60)
+    world.settle()
+
+    assert world.job.status.failure.class_ == "Volume"
+    assert world.events.count(("Warning", "Unschedulable")) == 2  # while it waits, and when it fails
 
 
 def test_a_node_is_waited_for_as_long_as_it_takes():
@@ -455,6 +477,28 @@ def test_a_job_is_settled_when_no_time_runs_any_more(ttl: int | None, settled: b
     assert is_settled(job, Observed(), SETTINGS)
     assert not is_settled({**job, "metadata": {"generation": 2}}, Observed(), SETTINGS)
     assert not is_settled(job, there, Settings(defaults=Defaults(ttl_seconds_after_finished=1)))
+
+
+def test_a_container_that_has_ended_is_not_taken_for_one_that_runs():
+    """A kubelet tells of the container a moment before the pod's phase follows."""
+    world = training()
+    end = ended_pod(world.job, "train", code=1, message=said("train", failure=DATA))
+    world.put(at(NOON, {**end, "status": {**end["status"], "phase": "Running"}}))
+
+    assert (world.job.status.phase, world.deleted) == ("Failed", [])
+
+
+def test_a_job_that_goes_on_after_a_rest_says_where():
+    world = training()
+    world.put(*group(world, 1))
+    reported(world, step=120, checkpoint=100)
+    for suspend in (True, False):
+        world.job = world.job.model_copy(update={"spec": world.job.spec.model_copy(update={"suspend": suspend})})
+        world.settle()
+
+    assert (world.job.status.phase, world.job.status.display.reason) == (
+        "Restarting", "Suspended: goes on from step 100"
+    )  # fmt: skip
 
 
 def test_what_could_still_begin_does_not_outlive_a_failed_job():

@@ -243,10 +243,12 @@ def test_a_watch_that_cannot_even_start_is_unwell(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("kopf.spawn_tasks", broken)
     monkeypatch.setattr(service, "DEAF", 0.5)
+    monkeypatch.setattr(service, "BLIND", 0.2)
 
     async def play() -> None:
         async with world(tmp_path), operator() as one:
             await until(lambda: one.watch.starts > 3)
             await until(lambda: one.problem().startswith("a watch was not opened for"))
+            assert one.waits().startswith("no watch is open for")
 
     asyncio.run(play())

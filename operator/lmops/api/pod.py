@@ -13,7 +13,7 @@ DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_
 
 OURS = ("lmops.dev/", "training.kubeflow.org/", "batch.kubernetes.io/", "kueue.x-k8s.io/")
 """Prefixes of labels and annotations that controllers go by."""
-RESERVED = ("LMOPS_", "PET_", "TORCHELASTIC_", "KUBEFLOW_TRAINER_")
+RESERVED = ("LMOPS_", "PET_", "TORCHELASTIC_", "KUBEFLOW_TRAINER_", "MASTER_", "RANK", "WORLD_SIZE")
 """Prefixes of variables that the runtime goes by."""
 
 

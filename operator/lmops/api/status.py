@@ -51,6 +51,8 @@ class RunRecord(Report):
     """Why it ended, in a sentence."""
     checkpoint: Annotated[int, Field(ge=0)] | None = None
     """The step of its last complete checkpoint."""
+    steps_lost: Annotated[int, Field(ge=0)] | None = None
+    """Steps after that checkpoint, which have to be done again."""
     started_at: Time | None = None
     """When its first pod ran."""
     gathered_at: Time | None = None

@@ -289,7 +289,7 @@ class TrainingJobSpec(Model):
     dataset: Dataset | None = None
     """The data."""
     trainer: OwnTrainer | None = None
-    """A program of your own, in place of `model`, `dataset`, `training`, `evaluation` and `checkpoint`."""
+    """A program of your own, in place of `model`, `dataset`, `training`, `evaluation` and `checkpoint`. It finds torchrun's `PET_*` variables, `LMOPS_OUTPUT` (the folder of `output.uri`, which it makes) and `LMOPS_CHECKPOINTS` (a folder that all attempts share)."""
     training: TrainingSettings = TrainingSettings()
     """How the model is trained."""
     evaluation: Evaluation = Evaluation()

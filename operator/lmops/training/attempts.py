@@ -13,6 +13,7 @@ from lmops.settings import Settings
 from lmops.training import status
 from lmops.training.endings import expired, failed, last_saved, lost, until_deadline
 from lmops.training.failure import failure
+from lmops.training.group import Blocked
 from lmops.training.runs import WITHOUT_PODS, Active, Leaving, Lost, Queued, last
 from lmops.training.stages import manifest, queue_of, ref, wanted
 from lmops.training.standstill import Standstill
@@ -96,10 +97,10 @@ def _ran(row: RunRecord, state: Active, now: datetime) -> RunRecord:
 def _at_work(job: TrainingJob, stage: Stage, state: Active, row: RunRecord) -> Standing:
     up = row.state == "Running"
     phase = WORKING[stage] if up else _pending(job, stage)
-    message = state.waiting if state.waiting else f"{state.running} of {state.wanted} pods run."
-    shown = _shown(job, phase, state.waiting)
-    reason = WORKING[stage] if up else "Pending"
-    return Standing(phase, reason, message, display=shown, running=state.running, wanted=state.wanted)
+    waiting = _steady(job, state)
+    message = waiting if waiting else f"{state.running} of {state.wanted} pods run."
+    shown = _shown(job, stage, phase, waiting)
+    return Standing(phase, phase, message, display=shown, running=state.running, wanted=state.wanted)
 
 
 def hung(job: TrainingJob, state: Active, still: Standstill) -> Standing:
@@ -118,10 +119,31 @@ def _news(job: TrainingJob, row: RunRecord, standing: Standing, state: Active, e
     """What has changed since the last look."""
     if row.state == "Running" and status.row(job, row.stage, row.attempt).state == "Pending":
         yield Event("Normal", "Started", f"{row.name} runs on {state.running} of {state.wanted} pods")
+    if standing.phase in ("Pending", "Restarting") and state.blocked and not _is_told(job, state.blocked):
+        yield Event("Warning", state.blocked.failure.reason, state.blocked.failure.message)
     if standing.phase == "Hung" and job.status.phase != "Hung":
         yield Event("Warning", standing.reason, standing.message)
     if edited and not any(edited in condition.message for condition in job.status.conditions):
         yield Event("Warning", "Edited", edited)
+
+
+QUIET = ("ContainerCreating", "NoPods")
+"""Words of every start: they are told once it takes too long."""
+
+
+def _is_told(job: TrainingJob, blocked: Blocked) -> bool:
+    return blocked.failure.reason in (*QUIET, _told_last(job).partition(":")[0])
+
+
+def _steady(job: TrainingJob, state: Active) -> str:
+    """What is waited for. A kubelet that pulls an image in vain words that anew for ever: its first words stay."""
+    word = state.blocked.failure.reason if state.blocked and state.blocked.failure.class_ == "Image" else ""
+    last = _told_last(job)
+    return last if word and last.startswith(f"{word}: ") else state.waiting
+
+
+def _told_last(job: TrainingJob) -> str:
+    return next((c.message for c in job.status.conditions if c.type == "Progressing"), "")
 
 
 def leaving(job: TrainingJob, stage: Stage, state: Leaving, now: datetime) -> Plan:
@@ -138,9 +160,9 @@ def _patience(job: TrainingJob, why: Failure, settings: Settings) -> timedelta |
     return timedelta(seconds=seconds) if seconds else None
 
 
-def _shown(job: TrainingJob, phase: Phase, waiting: str) -> str:
-    """While a restart waits for nothing in particular, why it was needed stays on show."""
-    return job.status.display.reason if phase == "Restarting" and ":" not in waiting else waiting
+def _shown(job: TrainingJob, stage: Stage, phase: Phase, waiting: str) -> str:
+    """While a restart waits for nothing in particular, why it was needed is on show."""
+    return status.restarting(job, stage) if phase == "Restarting" and ":" not in waiting else waiting
 
 
 def _pending(job: TrainingJob, stage: Stage) -> Phase:

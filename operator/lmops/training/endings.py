@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from lmops.api import Failure, RunRecord, TrainingJob
+from lmops.api import Failure, TrainingJob
 from lmops.api.status import Phase, Stage
 from lmops.plan import Event, Manifest, Observed, Ref
 from lmops.settings import Settings
@@ -85,23 +85,21 @@ def lost(job: TrainingJob, stage: Stage, state: Lost, now: datetime, settings: S
             "message": why.message,
             "evidence": why.evidence,
             "checkpoint": state.checkpoint,
+            "steps_lost": _steps_lost(job, stage, state),
             "finished_at": state.ended or now,
         }
     )
-    runs = status.entered(job.status.runs, row)
     restarts = job.status.restarts + (0 if uncounted(why) else 1)
-    recorded = job.model_copy(update={"status": job.status.model_copy(update={"runs": runs})})
+    changes = {"runs": status.entered(job.status.runs, row), "restarts": restarts}
+    recorded = job.model_copy(update={"status": job.status.model_copy(update=changes)})
     if spent := _spent(recorded, stage, why, restarts, settings):
-        return failed(recorded, spent, now)
-    count = f"restart {restarts} of {job.spec.retry.restarts}" if not uncounted(why) else "goes on"
-    at = f" from step {state.checkpoint}" if state.checkpoint is not None else ""
-    at += _steps_lost(job, row)
-    standing = Standing(
-        "Restarting", why.reason, f"{why.message} {count.capitalize()}{at}.", display=f"{why.reason}: {count}{at}"
-    )
+        unspent = recorded.status.model_copy(update={"restarts": job.status.restarts})
+        return failed(recorded.model_copy(update={"status": unspent}), spent, now)
+    shown = status.restarting(recorded, stage)
+    message = f"{why.message} {shown.partition(': ')[2].capitalize()}."
     return Plan(
-        status=told(recorded, standing, now, restarts=restarts, failure=why),
-        events=(Event("Warning", "Restarting", f"{why.reason}: {why.message} {count.capitalize()}{at}."),),
+        status=told(recorded, Standing("Restarting", why.reason, message, display=shown), now, failure=why),
+        events=(Event("Warning", "Restarting", f"{why.reason}: {message}"),),
         again=timedelta(0),
     )
 
@@ -168,11 +166,11 @@ def deadline(job: TrainingJob, state: State, now: datetime) -> Failure | None:
     return failure("Deadline", "DeadlineExceeded", f"The job has worked longer than the {allowed} s that it may.")
 
 
-def _steps_lost(job: TrainingJob, row: RunRecord) -> str:
+def _steps_lost(job: TrainingJob, stage: Stage, state: Lost) -> int | None:
     """What has to be done again, where that is known."""
-    progress = job.status.progress.runs.get(row.name)
-    steps = (progress.step or 0) - (row.checkpoint or 0) if progress and row.stage == "train" else 0
-    return f", {steps} step{'s' if steps > 1 else ''} lost" if steps > 0 else ""
+    progress = job.status.progress.runs.get(ref(job, stage, state.attempt).name)
+    steps = (progress.step or 0) - (state.checkpoint or 0) if progress and stage == "train" else 0
+    return steps if steps > 0 else None
 
 
 def until_deadline(job: TrainingJob, now: datetime) -> timedelta | None:

@@ -114,7 +114,9 @@ def _remains(pod: Manifest) -> Failure:
     if code in (137, 143):
         signal = "SIGKILL" if code == 137 else "SIGTERM"
         return failure("WorkerLost", "PodKilled", f"{name} was killed by {signal}, and not for its memory.", tail)
-    return failure("Code", "ExitCode", f"{name} ended with exit code {code} and said no reason.", tail)
+    last = next((line.strip()[:500] for line in reversed(tail) if line.strip()), "")
+    said = f": {last}" if last else " and said no reason."
+    return failure("Code", "ExitCode", f"{name} ended with exit code {code}{said}", tail)
 
 
 def failure(
@@ -168,7 +170,8 @@ HEAD = (
     "# Why a job failed",
     "",
     "`kubectl get tj NAME -o jsonpath='{.status.failure}'` shows the class, a reason in one word, a message, the log",
-    "lines that show it, and a remedy for that very case. These are the classes. Written by `make crds`; do not edit.",
+    "lines that show it, and a remedy for that very case. The spec of a job cannot change: what a remedy says goes into",
+    "a job of a new name, or into the same one once it was deleted. These are the classes. Written by `make crds`.",
     "",
     "| class | meaning | what becomes of the job | what to do |",
     "|---|---|---|---|",

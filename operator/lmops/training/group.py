@@ -15,7 +15,6 @@ OVERDUE = timedelta(minutes=2)
 """How long after its grace a pod may stay on a node that no longer answers."""
 BLOCKED: dict[str, FailureClass] = {
     "Unschedulable": "Unschedulable",
-    "ErrImagePull": "Image",
     "ImagePullBackOff": "Image",
     "InvalidImageName": "Image",
     "ErrImageNeverPull": "Image",
@@ -44,12 +43,12 @@ def pods_of(observed: Observed, run: str) -> list[Manifest]:
 
 def is_running(pod: Manifest) -> bool:
     """Whether its container works."""
-    return bool(pod["status"].get("phase") == "Running")
+    return bool(pod["status"].get("phase") == "Running") and not has_ended(pod)
 
 
 def has_ended(pod: Manifest) -> bool:
-    """Whether it will not run any more."""
-    return pod["status"].get("phase") in ("Succeeded", "Failed")
+    """Whether it will not run any more. A kubelet tells that of the container a moment before the phase follows."""
+    return pod["status"].get("phase") in ("Succeeded", "Failed") or bool(terminated_of(pod))
 
 
 def overdue_in(pod: Manifest, now: datetime) -> timedelta | None:
@@ -109,7 +108,10 @@ def _gone(message: str) -> Failure:
 
 
 def waiting(pod: Manifest) -> tuple[str, str]:
-    """What a pod that does not run waits for: a word and a sentence of the scheduler's or the kubelet's own."""
+    """What a pod that does not run waits for: a word and a sentence of the scheduler's or the kubelet's own.
+
+    A kubelet that pulls in vain says ErrImagePull and ImagePullBackOff in turn: one word is enough.
+    """
     status = pod["status"]
     if status.get("phase") not in (None, "Pending"):
         return "", ""
@@ -118,7 +120,8 @@ def waiting(pod: Manifest) -> tuple[str, str]:
             return condition.get("reason", "Unschedulable"), condition.get("message", "")
     state = (status.get("containerStatuses") or [{}])[0].get("state", {}).get("waiting")
     if state:
-        return state.get("reason", ""), state.get("message", "")
+        word = state.get("reason", "")
+        return ("ImagePullBackOff" if word == "ErrImagePull" else word), state.get("message", "")
     return SILENT, ""
 
 
@@ -131,7 +134,8 @@ def blocked(pod: Manifest) -> Blocked | None:
     since = next((c.get("lastTransitionTime") for c in scheduled), None) or pod["metadata"].get("creationTimestamp")
     if not word or since is None:
         return None
-    class_ = BLOCKED.get(word, "Credentials" if "secret" in sentence else "Settings")
+    class_ = "Volume" if "persistentvolumeclaim" in sentence else BLOCKED.get(word)
+    class_ = class_ or ("Credentials" if "secret" in sentence else "Settings")
     told = sentence or ("its volumes or its network are not there: kubectl describe pod" if word == SILENT else word)
     why = failure(class_, word, f"{pod['metadata']['name']} could not start: {told}")
     return Blocked(why, datetime.fromisoformat(since))

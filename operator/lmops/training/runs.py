@@ -215,11 +215,16 @@ def _what_ended_it(
     return group.lost(pods, _wanted(job, child), row.gathered_at if row else None)
 
 
+OWN_REMEDIES: dict[FailureClass, str] = {
+    "Code": "The evidence shows where the program failed.",
+    "OutOfMemory": "Raise resources.perNode.memory, or let the program use less.",
+}
+"""What helps where the program is the user's own: nothing to report to us, and no setting of ours."""
+
+
 def _of_own_trainer(job: TrainingJob, why: Failure) -> Failure:
-    """What we cannot explain of a trainer of the user's own is not to be reported to us."""
-    if job.spec.trainer is None or why.class_ != "Code":
-        return why
-    return why.model_copy(update={"remedy": "The evidence shows where the program failed."})
+    remedy = OWN_REMEDIES.get(why.class_) if job.spec.trainer else None
+    return why.model_copy(update={"remedy": remedy}) if remedy else why
 
 
 def _without_words(this: Ref, end: Manifest) -> Failure:

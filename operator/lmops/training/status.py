@@ -150,6 +150,18 @@ def results(result: Result) -> dict[str, Any]:
     return {part: value for part in parts if (value := getattr(result, part)) is not None}
 
 
+def restarting(job: TrainingJob, stage: Stage) -> str:
+    """Why the last attempt at a stage ended, and where the next one goes on, in the words of one column."""
+    ended = [run for run in job.status.runs if run.stage == stage and run.state in ("Failed", "Stopped")]
+    if not ended:
+        return ""
+    row = ended[-1]
+    count = f"restart {job.status.restarts} of {job.spec.retry.restarts}" if row.state == "Failed" else "goes on"
+    at = f" from step {row.checkpoint}" if row.checkpoint is not None else ""
+    lost = f", {row.steps_lost} step{'s' if row.steps_lost > 1 else ''} lost" if row.steps_lost else ""
+    return f"{row.reason}: {count}{at}{lost}"
+
+
 def told_failure(failure: Failure) -> str:
     """A failure in the words of one column."""
     return f"{failure.reason}: {failure.message}"
