@@ -170,7 +170,7 @@ HEAD = (
     "# Why a job failed",
     "",
     "`kubectl get tj NAME -o jsonpath='{.status.failure}'` shows the class, a reason in one word, a message, the log",
-    "lines that show it, and a remedy for that very case. The spec of a job cannot change: what a remedy says goes into",
+    "lines that show it, and a remedy for that case. The spec of a job cannot change: what a remedy says goes into",
     "a job of a new name, or into the same one once it was deleted. These are the classes. Written by `make crds`.",
     "",
     "| class | meaning | what becomes of the job | what to do |",
