@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
+from contextlib import contextmanager
 from sys import intern
 from typing import Any, NamedTuple
 
@@ -37,6 +38,27 @@ class _Owner:
         self.text = json.dumps(_trimmed_owner(manifest), separators=(",", ":")).encode()
 
 
+class Listing:
+    """A list while it is read: a snapshot of its beginning, which knows nothing of what watches tell meanwhile."""
+
+    def __init__(self, cache: Cache, kind: str, known: dict[str, str]) -> None:
+        self.cache, self.kind, self.known = cache, kind, known
+        self.listed, self.gone = set[str](), set[str]()
+        """The UIDs that it has, and those that were called gone since it began."""
+
+    def take(self, manifest: Manifest) -> Key | None:
+        """Keeps what was listed. What has gone meanwhile does not come back with a later page."""
+        uid = manifest["metadata"]["uid"]
+        self.listed.add(uid)
+        return None if uid in self.gone else self.cache.take(manifest)
+
+    def is_stray(self, manifest: Manifest) -> bool:
+        """Whether a whole list does not have what was there when it began, and of which nothing was heard since."""
+        metadata = manifest["metadata"]
+        uid = metadata["uid"]
+        return uid not in self.listed and self.known.get(uid) == metadata["resourceVersion"]
+
+
 class Cache:
     """Takes what watches and writes tell, in any order, and answers with the key of the resource that it concerns.
 
@@ -49,6 +71,7 @@ class Cache:
         """Children that a watch calls gone. So does one that lost our label: it is asked for before that counts."""
         self._owners: dict[Key, _Owner] = {}
         self._parts: dict[Key, dict[Ref, Manifest]] = {}
+        self._listings: list[Listing] = []
 
     def __iter__(self) -> Iterator[Key]:
         return iter(list(self._owners))
@@ -96,6 +119,8 @@ class Cache:
 
     def drop(self, manifest: Manifest) -> Key | None:
         """Forgets what a watch or a read calls gone."""
+        for listing in self._listings:
+            listing.gone.add(manifest["metadata"]["uid"])
         if manifest["kind"] in self.reports:
             key = Key(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
             known = self._owners.get(key)
@@ -116,7 +141,9 @@ class Cache:
 
     def forget(self, key: Key, ref: Ref) -> None:
         """Forgets a child that is surely gone."""
-        self._parts.get(key, {}).pop(ref, None)
+        if part := self._parts.get(key, {}).pop(ref, None):
+            for listing in self._listings:
+                listing.gone.add(part["metadata"]["uid"])
         self.doubtful.get(key, set()).discard(ref)
 
     def abandon(self, key: Key) -> None:
@@ -130,14 +157,37 @@ class Cache:
         for ref in [ref for ref in parts if ref.kind == "Pod"]:
             del parts[ref]
 
-    def prune(self, kind: str, listed: Set[str]) -> list[Key]:
-        """Drops the children or pods of a kind that are not in a whole list of it, given by their UIDs."""
-        known = [part for parts in self._parts.values() for part in parts.values() if part["kind"] == kind]
-        return [key for part in known if part["metadata"]["uid"] not in listed if (key := self.drop(part))]
+    @contextmanager
+    def listing(self, kind: str, namespace: str = "") -> Iterator[Listing]:
+        """While everything of a kind is listed, in one namespace or in all of them."""
+        known = {part["metadata"]["uid"]: part["metadata"]["resourceVersion"] for part in self._of(kind, namespace)}
+        listing = Listing(self, kind, known)
+        self._listings.append(listing)
+        try:
+            yield listing
+        finally:
+            self._listings.remove(listing)
 
-    def unlisted(self, kind: str, listed: Set[str]) -> list[Key]:
-        """The resources of a kind that a list does not have. They may be younger than the list."""
-        return [key for key, owner in self._owners.items() if key.kind == kind and owner.uid not in listed]
+    def prune(self, listing: Listing) -> list[Key]:
+        """Drops the children or pods that a whole list does not have."""
+        strays = [part for part in self._of(listing.kind) if listing.is_stray(part)]
+        return [key for part in strays if (key := self.drop(part))]
+
+    def unlisted(self, listing: Listing, namespace: str = "") -> list[Key]:
+        """The resources that a list does not have. They may be younger than the list."""
+        listed = listing.listed
+        mine = ((key, owner) for key, owner in self._owners.items() if key.kind == listing.kind)
+        return [key for key, owner in mine if namespace in ("", key.namespace) and owner.uid not in listed]
+
+    def _of(self, kind: str, namespace: str = "") -> list[Manifest]:
+        """The children or pods of a kind."""
+        return [
+            part
+            for key, parts in self._parts.items()
+            if namespace in ("", key.namespace)
+            for ref, part in parts.items()
+            if ref.kind == kind
+        ]
 
     def _take_owner(self, manifest: Manifest) -> Key | None:
         metadata = manifest["metadata"]

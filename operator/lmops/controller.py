@@ -84,23 +84,26 @@ class Controller:
         """
         wanted = {child: SELECTOR for kind in self.kinds.values() for child in (*kind.children, "Pod")}
         for name in (*wanted, *self.kinds):
-            listed = set[str]()
+            for where in namespaces:
+                await self._list(name, where, wanted.get(name, ""), changed)
+
+    async def _list(self, kind: str, namespace: str, selector: str, changed: Callable[[Key], None]) -> None:
+        """Lists a kind; what a whole list does not have is gone."""
+        with self.cache.listing(kind, namespace) as listing:
             try:
-                for where in namespaces:
-                    async for manifest in self.cluster.list(name, where, wanted.get(name, "")):
-                        listed.add(manifest["metadata"]["uid"])
-                        if key := self.cache.take(manifest):
-                            changed(key)
+                async for manifest in self.cluster.list(kind, namespace, selector):
+                    if key := listing.take(manifest):
+                        changed(key)
             except RefusedError as refusal:
                 if not refusal.is_missing:  # a kind that is not installed has no objects
                     raise
-                continue
-            if name in wanted:
-                gone = self.cache.prune(name, listed)
-            else:
-                gone = [key for key in self.cache.unlisted(name, listed) if await self._look(key)]
-            for key in gone:
-                changed(key)
+                return
+        if kind in self.kinds:
+            gone = [key for key in self.cache.unlisted(listing, namespace) if await self._look(key)]
+        else:
+            gone = self.cache.prune(listing)
+        for key in gone:
+            changed(key)
 
     async def _observed(self, key: Key, kind: Kind, resource: Any) -> Observed:
         """What is there. A child that should be there and was not seen is asked for: its absence would end a run."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -55,6 +55,44 @@ def test_row_3_a_child_that_is_younger_than_a_list_is_asked_for_before_it_counts
     assert {ref.name: n for ref, n in life.store.made.items() if ref.kind == "Job"} == {"reviews-prepare-a0": 1}
 
 
+def test_a_pod_that_is_born_while_pods_are_listed_is_not_forgotten():
+    life = Life()
+
+    async def play() -> None:
+        await _begun(life)
+        await _meanwhile(life, lambda: [life.nodes.step(life.now) for _ in range(2)])
+
+    asyncio.run(play())
+    assert [pod["status"]["phase"] for pod in life.controller.cache.observed(KEY).pods] == ["Running"]
+
+
+def test_a_pod_that_goes_while_pods_are_listed_does_not_come_back_with_a_later_page():
+    life = Life()
+
+    async def play() -> None:
+        await _begun(life)
+        life.nodes.step(life.now)
+        life.watch()
+        await _meanwhile(life, lambda: life.store.remove(life.store.of("Pod")[0]))
+
+    asyncio.run(play())
+    assert life.controller.cache.observed(KEY).pods == ()
+
+
+def test_a_pod_that_no_watch_calls_gone_is_missed_by_the_next_list():
+    life = Life()
+
+    async def play() -> None:
+        await _begun(life)
+        life.nodes.step(life.now)
+        life.watch()
+        life.store.remove(life.store.of("Pod")[0])
+        await life.controller.resync()
+
+    asyncio.run(play())
+    assert life.controller.cache.observed(KEY).pods == ()
+
+
 def test_what_one_list_has_told_is_not_forgotten_when_the_next_one_fails():
     life = Life()
     told: list[Key] = []
@@ -81,6 +119,30 @@ def test_a_conflict_that_a_new_look_does_not_explain_is_left_to_the_back_off():
 
     with pytest.raises(RefusedError):
         asyncio.run(play())
+
+
+async def _begun(life: Life) -> None:
+    """The first child is created."""
+    await life.controller.resync()
+    await life.controller.reconcile(KEY)
+    life.watch()
+
+
+async def _meanwhile(life: Life, act: Callable[[], object]) -> None:
+    """Everything is listed; something happens, and a watch tells of it, before the one page of pods has come."""
+    real = life.server.list
+
+    async def listed(kind: str, namespace: str = "", selector: str = "") -> AsyncIterator[Manifest]:
+        snapshot = life.store.select(kind, namespace, selector)
+        if kind == "Pod":
+            act()
+            life.watch()
+        for manifest in snapshot:
+            yield manifest
+
+    life.server.list = listed  # type: ignore[method-assign]
+    await life.controller.resync()
+    life.server.list = real  # type: ignore[method-assign]
 
 
 def _stale(real: object, old: list[Manifest]) -> object:
