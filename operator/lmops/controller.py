@@ -65,8 +65,7 @@ class Controller:
             if not (refusal.is_stale or refusal.is_missing) or not await self._look(key):
                 raise
             return 0  # somebody was faster: decide again on what is there now
-        if refused and refused != self.refused.get(key):
-            self.refused[key] = refused
+        if refused and self._is_news(key, refused):
             return 0
         if refused:
             raise NotCreatedError(next(iter(refused.values())))
@@ -74,6 +73,15 @@ class Controller:
         if self.cache.doubtful.get(key):  # a child that no watch shows any more is looked at from time to time
             return min(UNWATCHED, plan.again.total_seconds() if plan.again else UNWATCHED)
         return None if plan.again is None else plan.again.total_seconds()
+
+    def _is_news(self, key: Key, refused: dict[Ref, Refusal]) -> bool:
+        """Keeps what was refused; whether to tell it at once. Other words for it are told when it was tried again."""
+        before = self.refused.get(key, {})
+        kept = {
+            ref: old if (old := before.get(ref)) and old.says_the_same(new) else new for ref, new in refused.items()
+        }
+        self.refused[key] = kept
+        return any(ref not in before or new.is_final > before[ref].is_final for ref, new in kept.items())
 
     async def resync(
         self, namespaces: tuple[str, ...] = ("",), changed: Callable[[Key], None] = lambda key: None
@@ -166,7 +174,7 @@ class Controller:
             if refusal.is_taken:
                 return await self._is_ours(key, owner, ref)
             if refusal.status >= 500 or refusal.status in (400, 403, 404, 422):
-                return Refusal(refusal.reason, _explained(ref, refusal), refusal.is_final)
+                return Refusal(refusal.reason, _explained(ref, refusal), refusal.is_final, refusal.retry_after)
             raise
         log.info("%s: created %s %s", key, *ref, extra={"key": str(key)})
         return None
@@ -223,6 +231,7 @@ class NotCreatedError(Exception):
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message)
+        self.retry_after = refusal.retry_after
 
 
 def unreadable(owner: Manifest, error: ValidationError, now: datetime) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,6 +14,10 @@ Status = TypeVar("Status", bound=BaseModel)
 
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON."""
+
+
+FIGURES = re.compile(r"\w*\d\w*")
+"""Words with a digit in them."""
 
 
 class Ref(NamedTuple):
@@ -42,6 +47,13 @@ class Refusal(NamedTuple):
     message: str
     is_final: bool = False
     """Whether to ask for the same again would bring the same answer."""
+    retry_after: float = 0.0
+    """Seconds that the server wants to be left alone."""
+
+    def says_the_same(self, other: Refusal) -> bool:
+        """Whether it says nothing new: ports, counts and names of servers change with every answer."""
+        mine, others = (FIGURES.sub("", refusal.message) for refusal in (self, other))
+        return (self.reason, self.is_final, mine) == (other.reason, other.is_final, others)
 
 
 @dataclass(frozen=True)

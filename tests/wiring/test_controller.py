@@ -9,7 +9,9 @@ import pytest
 
 from faults import NONE, Fault, Faults, crash, lose_reply
 from lives import KEY, Life, fails_once, succeeds
-from lmops.plan import Ref
+from lmops.cluster import RefusedError
+from lmops.controller import NotCreatedError
+from lmops.plan import Manifest, Ref
 
 CALM = Life(fails_once).run()
 ENDS = {
@@ -150,6 +152,49 @@ def test_row_8_a_kind_that_is_not_installed_is_waited_for():
 
     assert told == "NotFound: PyTorchJobs are unknown here: install Kubeflow's training operator (1.9)."
     assert life.status["phase"] == "Succeeded"
+
+
+def test_a_refusal_whose_figures_change_is_told_once_and_then_backs_off():
+    life = Life()
+    answers = _refused(life, [f"dial tcp 10.0.0.5:{port}: connection reset" for port in range(40000, 40005)])
+
+    assert answers == [0, 3.0, 3.0, 3.0, 3.0]
+    assert life.server.writes["patch"] == 2
+    assert [event["reason"] for event in life.store.of("Event")].count("InternalError") == 1
+
+
+def test_a_refusal_in_new_words_is_told_when_it_is_tried_again():
+    life = Life()
+    answers = _refused(life, ["no", "the quota is used up", "the quota is used up"])
+
+    assert answers == [0, 3.0, 3.0]
+    assert (
+        life.status["display"]["reason"]
+        == "InternalError: Kubernetes refused Job reviews-prepare-a0: the quota is used up"
+    )
+
+
+def _refused(life: Life, words: list[str]) -> list[float | None]:
+    """What comes of reconciles each of which is refused in the next words."""
+    create, told = life.server.create, iter(words)
+
+    async def refuse(manifest: Manifest) -> Manifest:
+        if manifest["kind"] == "Event":
+            return await create(manifest)
+        raise RefusedError(500, "InternalError", next(told), retry_after=3.0)
+
+    async def play() -> list[float | None]:
+        life.server.create = refuse  # type: ignore[method-assign]
+        await life.controller.resync()
+        answers: list[float | None] = []
+        for _ in words:
+            try:
+                answers.append(await life.controller.reconcile(KEY))
+            except NotCreatedError as error:
+                answers.append(error.retry_after)
+        return answers
+
+    return asyncio.run(play())
 
 
 def test_row_3_a_plan_made_of_a_stale_view_does_nothing():
