@@ -13,6 +13,7 @@ from lmops.plan import Manifest, Observed, Ref
 
 SELECTOR = f"{GROUP}/kind"
 """The label that all children and their pods carry."""
+OWNER = ("name", "uid", "controller")
 Json = dict[str, Any]
 
 
@@ -86,13 +87,12 @@ class Cache:
         return found
 
     def observed(self, key: Key) -> Observed:
-        """Its children, and the pods that a child of ours controls. A pod that only carries our labels is nobody's."""
+        """Its children and their pods. A pod that only carries our labels is nobody's."""
         uid = self._owners[key].uid
         parts = self._parts.get(key, {}).values()
-        children = [part for part in parts if part["kind"] != "Pod" and _controller(part) == uid]
-        known = {child["metadata"]["uid"] for child in children}
-        pods = [part for part in parts if part["kind"] == "Pod" and (not children or _controller(part) in known)]
-        return Observed.of([*children, *pods])
+        others = [part for part in parts if part["kind"] != "Pod"]
+        pods = [part for part in parts if part["kind"] == "Pod" and _is_of(part, others, uid)]
+        return Observed.of([*(part for part in others if _controller(part) == uid), *pods])
 
     def take(self, manifest: Manifest) -> Key | None:
         """Keeps what was seen; the key where a reconcile could decide otherwise than before."""
@@ -215,7 +215,7 @@ def trimmed(manifest: Manifest) -> Manifest:
     """A child or a pod without what no reconcile reads."""
     metadata, spec = manifest["metadata"], manifest.get("spec", {})
     kept = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
-    owners = [{"uid": uid, "controller": True}] if (uid := _controller(manifest)) else []
+    owners = [{part: owner[part] for part in OWNER if part in owner} for owner in _owners(manifest)]
     mine = ((name, value) for name, value in (metadata.get("labels") or {}).items() if name.startswith(f"{GROUP}/"))
     labels = {intern(name): intern(value) for name, value in mine}  # the same few texts on thousands of objects
     slim = {name: metadata[name] for name in kept if name in metadata}
@@ -293,9 +293,22 @@ def _decisive(manifest: Manifest, reports: frozenset[str]) -> Any:
     return metadata.get("generation"), metadata.get("deletionTimestamp"), manifest.get("spec"), status
 
 
+def _owners(manifest: Manifest) -> list[Json]:
+    """The reference to what controls an object, if anything does."""
+    return [owner for owner in manifest["metadata"].get("ownerReferences", ()) if owner.get("controller")]
+
+
 def _controller(manifest: Manifest) -> str | None:
-    owners = manifest["metadata"].get("ownerReferences", ())
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+    return next((owner["uid"] for owner in _owners(manifest)), None)
+
+
+def _is_of(pod: Manifest, children: list[Manifest], uid: str) -> bool:
+    """Whether the child of its run controls a pod; or did, where that child has gone and its pods have not yet."""
+    run = pod["metadata"]["labels"].get(f"{GROUP}/run")
+    held = [child for child in children if child["metadata"]["name"] == run]
+    if not held:
+        return any(owner.get("name", run) == run for owner in _owners(pod))
+    return any(_controller(pod) == child["metadata"]["uid"] and _controller(child) == uid for child in held)
 
 
 def _is_older(manifest: Manifest, known: Manifest) -> bool:

@@ -186,3 +186,32 @@ def test_a_container_that_others_inject_is_not_taken_for_ours():
     kept = trimmed(a_pod(phase="Running", containerStatuses=[injected, ours]))
 
     assert kept["status"]["containerStatuses"] == [{"state": {"terminated": {"exitCode": 1}}}]
+
+
+def test_the_pods_of_a_child_that_is_gone_are_there_until_they_have_gone_too():
+    life = Life()
+
+    async def play() -> None:
+        await _begun(life)
+        life.nodes.step(life.now)
+        job, [pod] = life.store.of("Job")[0], life.store.of("Pod")
+        left = {"name": "reviews-train-a0", "uid": "gone", "controller": True}
+        labels = {**pod["metadata"]["labels"], "lmops.dev/run": "reviews-train-a0"}
+        for name, owners in (
+            ("left", [left]),
+            ("bare", []),
+            ("of-another", [{**left, "name": "debug-6d8f"}]),
+        ):
+            life.store.put_new({
+                "kind": "Pod",
+                "metadata": {"name": name, "namespace": "default", "labels": labels, "ownerReferences": owners},
+                "status": {"phase": "Running"},
+            })  # fmt: skip
+        forged = {"name": job["metadata"]["name"], "uid": "other", "controller": True}
+        life.store.put_new({**pod, "metadata": {**pod["metadata"], "name": "forged", "ownerReferences": [forged]}})
+        life.start_again()
+        await life.controller.resync()
+
+    asyncio.run(play())
+    names = [pod["metadata"]["name"] for pod in life.controller.cache.observed(KEY).pods]
+    assert sorted(names) == ["left", "reviews-prepare-a0-0"]
