@@ -88,8 +88,9 @@ class Cache:
 
     def observed(self, key: Key) -> Observed:
         """Its children and their pods. A pod that only carries our labels is nobody's."""
-        uid = self._owners[key].uid
-        parts = self._parts.get(key, {}).values()
+        if (owner := self._owners.get(key)) is None:  # it was deleted a moment ago
+            return Observed()
+        uid, parts = owner.uid, self._parts.get(key, {}).values()
         others = [part for part in parts if part["kind"] != "Pod"]
         pods = [part for part in parts if part["kind"] == "Pod" and _is_of(part, others, uid)]
         return Observed.of([*(part for part in others if _controller(part) == uid), *pods])

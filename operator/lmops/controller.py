@@ -69,7 +69,8 @@ class Controller:
             return 0
         if refused:
             raise NotCreatedError(next(iter(refused.values())))
-        self.refused.pop(key, None)
+        if self.refused.pop(key, None) is not None and plan.create:
+            return 0  # what was refused is there now: the status still says why it was not
         if self.cache.doubtful.get(key):  # a child that no watch shows any more is looked at from time to time
             return min(UNWATCHED, plan.again.total_seconds() if plan.again else UNWATCHED)
         return None if plan.again is None else plan.again.total_seconds()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from contextlib import suppress
 
 import pytest
 
@@ -220,3 +221,29 @@ def test_a_resource_of_another_form_is_told_so_once():
     condition = life.status["conditions"][0]
     assert (condition["type"], condition["status"], condition["reason"]) == ("Accepted", "False", "Unreadable")
     assert condition["message"].startswith("spec.model: ")
+
+
+def test_a_status_does_not_go_on_about_what_was_refused_and_came():
+    life = Life(queueName="gpu")
+    refuse, create = [True], life.server.create
+
+    async def creating(manifest: Manifest) -> Manifest:
+        if manifest["kind"] == "Job" and refuse:
+            raise RefusedError(500, "InternalError", "failed calling webhook")
+        return await create(manifest)
+
+    async def look(count: int) -> None:
+        for _ in range(count):
+            life.watch()
+            with suppress(NotCreatedError):
+                await life.controller.reconcile(KEY)
+
+    life.server.create = creating  # type: ignore[method-assign]
+    asyncio.run(look(3))
+    told = life.status["display"]["reason"]
+    refuse.clear()
+    again = asyncio.run(life.controller.reconcile(KEY))
+    asyncio.run(look(1))
+
+    assert told.startswith("InternalError: ")
+    assert (again, life.status["display"]["reason"]) == (0, "waits in queue gpu")
