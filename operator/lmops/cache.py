@@ -39,6 +39,25 @@ class _Owner:
         self.text = json.dumps(_trimmed_owner(manifest), separators=(",", ":")).encode()
 
 
+class _Rest(NamedTuple):
+    """A pod of a resource that has ended, in as few bytes as possible."""
+
+    uid: str
+    run: str
+    has_ended: bool
+
+    @classmethod
+    def of(cls, pod: Manifest) -> _Rest:
+        """What is kept of a pod."""
+        run = (pod["metadata"].get("labels") or {}).get(f"{GROUP}/run", "")
+        return cls(pod["metadata"]["uid"], run, pod.get("status", {}).get("phase") in ("Succeeded", "Failed"))
+
+    def pod(self) -> Manifest:
+        """What it was kept for: that the run's pod had ended."""
+        metadata = {"name": self.uid, "uid": self.uid, "labels": {f"{GROUP}/run": self.run}}
+        return {"kind": "Pod", "metadata": metadata, "spec": {}, "status": {"phase": "Failed"}}
+
+
 class Listing:
     """A list while it is read: a snapshot of its beginning, which knows nothing of what watches tell meanwhile."""
 
@@ -72,6 +91,7 @@ class Cache:
         """Children that a watch calls gone. So does one that lost our label: it is asked for before that counts."""
         self._owners: dict[Key, _Owner] = {}
         self._parts: dict[Key, dict[Ref, Manifest]] = {}
+        self._settled: dict[Key, tuple[_Rest, ...]] = {}
         self._listings: list[Listing] = []
 
     def __iter__(self) -> Iterator[Key]:
@@ -93,14 +113,15 @@ class Cache:
         uid, parts = owner.uid, self._parts.get(key, {}).values()
         others = [part for part in parts if part["kind"] != "Pod"]
         pods = [part for part in parts if part["kind"] == "Pod" and _is_of(part, others, uid)]
-        return Observed.of([*(part for part in others if _controller(part) == uid), *pods])
+        ended = [rest.pod() for rest in self._settled.get(key, ()) if rest.has_ended]
+        return Observed.of([*(part for part in others if _controller(part) == uid), *pods, *ended])
 
     def take(self, manifest: Manifest) -> Key | None:
         """Keeps what was seen; the key where a reconcile could decide otherwise than before."""
         if manifest["kind"] in self.reports:
             return self._take_owner(manifest)
         key = key_of(manifest)
-        if key is None:
+        if key is None or (manifest["kind"] == "Pod" and _Rest.of(manifest) in self._settled.get(key, ())):
             return None
         ref, parts = Ref.of(manifest), self._parts.setdefault(key, {})
         if (before := parts.get(ref)) and _is_older(manifest, before):
@@ -127,8 +148,7 @@ class Cache:
             known = self._owners.get(key)
             if known and known.uid == manifest["metadata"]["uid"]:
                 del self._owners[key]
-                self._parts.pop(key, None)
-                self.doubtful.pop(key, None)
+                self.abandon(key)
             return key
         owner, ref = key_of(manifest), Ref.of(manifest)
         before = self._parts.get(owner, {}).get(ref) if owner else None
@@ -150,13 +170,16 @@ class Cache:
     def abandon(self, key: Key) -> None:
         """Forgets what is left of a resource that is gone: its children still tell of their end."""
         self._parts.pop(key, None)
+        self._settled.pop(key, None)
         self.doubtful.pop(key, None)
 
     def settle(self, key: Key) -> None:
-        """Drops the pods of a resource that has ended: its ledger knows all about them."""
+        """Drops the pods of a resource that has ended, as its ledger knows all about them; and takes them no more."""
         parts = self._parts.get(key, {})
-        for ref in [ref for ref in parts if ref.kind == "Pod"]:
-            del parts[ref]
+        pods = [_Rest.of(parts.pop(ref)) for ref in list(parts) if ref.kind == "Pod"]
+        if pods:
+            rests = {rest.uid: rest for rest in (*self._settled.get(key, ()), *pods)}
+            self._settled[key] = tuple(rests.values())
 
     @contextmanager
     def listing(self, kind: str, namespace: str = "") -> Iterator[Listing]:
@@ -199,6 +222,7 @@ class Cache:
         before = self.owner(key)
         self._owners[key] = _Owner(manifest)
         if before is None or before["metadata"]["uid"] != metadata["uid"]:
+            self._settled.pop(key, None)
             return key
         reports = self.reports[key.kind]
         return None if _decisive(before, reports) == _decisive(manifest, reports) else key

@@ -24,7 +24,8 @@ def test_nothing_is_remembered_of_a_resource_that_is_gone():
     asyncio.run(life.controller.reconcile(KEY))
 
     cache = life.controller.cache
-    assert (len(cache), cache._parts, cache.doubtful, life.controller.refused) == (0, {}, {}, {})
+    kept = (cache._parts, cache._settled, cache.doubtful, life.controller.refused)
+    assert (len(cache), kept) == (0, ({}, {}, {}, {}))
 
 
 def test_row_3_a_resource_that_is_younger_than_a_list_stays_known():
@@ -215,3 +216,43 @@ def test_the_pods_of_a_child_that_is_gone_are_there_until_they_have_gone_too():
     asyncio.run(play())
     names = [pod["metadata"]["name"] for pod in life.controller.cache.observed(KEY).pods]
     assert sorted(names) == ["left", "reviews-prepare-a0-0"]
+
+
+def test_a_list_wakes_no_job_that_has_ended():
+    life = Life().run()
+    asyncio.run(life.controller.reconcile(KEY))
+    woken: list[Key] = []
+    asyncio.run(life.controller.resync(changed=woken.append))
+
+    assert (woken, len(life.controller.cache._settled[KEY])) == ([], 3)
+    assert not [part for part in life.controller.cache._parts[KEY] if part.kind == "Pod"]
+
+
+def test_the_child_of_a_failed_job_stays_when_its_controller_counts_its_pods_after_the_end():
+    data = {"class": "Data", "reason": "UnknownColumn", "message": "No column", "remedy": "-"}
+    life = Life(lambda stage, attempt: {"failure": data})
+
+    async def play() -> None:
+        await _begun(life)
+        for _ in range(3):
+            life.nodes.step(life.now)
+        life.watch()
+        for _ in range(2):
+            await life.controller.reconcile(KEY)
+        job = life.store.of("Job")[0]
+        life.store.put({**job, "status": {"uncountedTerminatedPods": {"failed": ["u"]}}})
+        life.watch()
+        await life.controller.reconcile(KEY)
+
+    asyncio.run(play())
+    assert (life.status["phase"], life.server.writes["delete"]) == ("Failed", 0)
+
+
+def test_a_pod_that_a_failed_job_still_makes_is_seen():
+    cache = Life().controller.cache
+    pod = a_pod(phase="Failed")
+    cache.take(pod)
+    cache.settle(KEY)
+    late = {**pod, "metadata": {**pod["metadata"], "name": "late", "uid": "late"}, "status": {"phase": "Running"}}
+
+    assert (cache.take(pod), cache.take(late)) == (None, KEY)
