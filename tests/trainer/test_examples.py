@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lmops.api.dataset import Dataset
-from lmops.api.trainingjob import ModelSpec, TrainingSettings
+from lmops.api.model import ModelSpec
+from lmops.api.trainingjob import TrainingSettings
 from lmops_trainer.data.configs import ModelConfig
 from lmops_trainer.data.examples import (
     block_examples,

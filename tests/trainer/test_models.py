@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, GPT2Config, RobertaConfig
 
-from lmops.api.trainingjob import ModelSpec
+from lmops.api.model import ModelSpec
 from lmops_trainer import models
 from lmops_trainer.data.configs import model_config
 from lmops_trainer.failures import Refusal

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lmops.api.trainingjob import ModelSpec
+from lmops.api.model import ModelSpec
 from lmops_trainer.data.configs import ModelConfig, longest, model_config
 from lmops_trainer.data.tokenizers import saved, tokenizer
 from lmops_trainer.failures import Refusal

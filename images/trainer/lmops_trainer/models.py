@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_log
 
-from lmops.api.trainingjob import Architecture, ModelSpec
+from lmops.api.model import Architecture, ModelSpec
 from lmops_trainer import uris
 from lmops_trainer.data import configs
 from lmops_trainer.failures import Refusal, place

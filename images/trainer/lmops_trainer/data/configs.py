@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmops.api.trainingjob import Architecture, ModelSpec
+from lmops.api.model import Architecture, ModelSpec
 from lmops_trainer.failures import Refusal
 from lmops_trainer.uris import folder
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmops.api.trainingjob import ModelSpec
+from lmops.api.model import ModelSpec
 from lmops_trainer.data.configs import ModelConfig, files_of, model_config, too_many_tokens
 from lmops_trainer.failures import Refusal
 from lmops_trainer.uris import folder
