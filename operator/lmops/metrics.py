@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from lmops.cache import Key
+from lmops.queue import Observer
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+QUEUE_BUCKETS = tuple(10.0**power for power in range(-8, 4))
+"""Those of client-go."""
 
 
-class Metrics:
-    """Counters of one process."""
+class Metrics(Observer[Key]):
+    """Counters of one process. A controller, and its queue, bear the name of its kind in small letters."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -32,12 +37,68 @@ class Metrics:
         self.requests = Counter(
             "rest_client_requests", "Requests to the API server.", ["method", "code"], registry=registry
         )
-        self.depth = Gauge("workqueue_depth", "Keys that wait for a worker.", ["name"], registry=registry)
-        self.oldest = Gauge(
-            "workqueue_longest_waiting_seconds", "How long the first of them waits.", ["name"], registry=registry
+        self.active = Gauge(
+            "controller_runtime_active_workers", "Workers that reconcile.", ["controller"], registry=registry
         )
+        self.workers = Gauge(
+            "controller_runtime_max_concurrent_reconciles", "Workers there are.", ["controller"], registry=registry
+        )
+        self.depth = Gauge("workqueue_depth", "Keys that wait for a worker.", ["name"], registry=registry)
+        self.adds = Counter("workqueue_adds", "Keys that were added.", ["name"], registry=registry)
         self.retries = Counter("workqueue_retries", "Keys that come back after a failure.", ["name"], registry=registry)
+        self.waits = Histogram(
+            "workqueue_queue_duration_seconds",
+            "Seconds a key waited for a worker.",
+            ["name"],
+            registry=registry,
+            buckets=QUEUE_BUCKETS,
+        )
+        self.works = Histogram(
+            "workqueue_work_duration_seconds",
+            "Seconds a key was worked on.",
+            ["name"],
+            registry=registry,
+            buckets=QUEUE_BUCKETS,
+        )
+        self.unfinished = Gauge(
+            "workqueue_unfinished_work_seconds", "Seconds of all work under way.", ["name"], registry=registry
+        )
+        self.longest = Gauge(
+            "workqueue_longest_running_processor_seconds", "Seconds of the oldest.", ["name"], registry=registry
+        )
         self.leads = Gauge("leader_election_master_status", "1 where this replica leads.", ["name"], registry=registry)
+        ProcessCollector(registry=registry)
+
+    def serves(self, kinds: Iterable[str], workers: int) -> None:
+        """Shows each kind's series from the first scrape on, though nothing has happened yet."""
+        for name in map(str.lower, kinds):
+            self.workers.labels(name).set(workers)
+            for metric in (self.active, self.depth, self.adds, self.retries, self.waits, self.works, self.errors):
+                metric.labels(name)
+
+    def added(self, key: Key) -> None:
+        self.adds.labels(key.kind.lower()).inc()
+        self.depth.labels(key.kind.lower()).inc()
+
+    def began(self, key: Key, waited: float) -> None:
+        self.depth.labels(key.kind.lower()).dec()
+        self.waits.labels(key.kind.lower()).observe(waited)
+        self.active.labels(key.kind.lower()).inc()
+
+    def ended(self, key: Key, worked: float) -> None:
+        self.active.labels(key.kind.lower()).dec()
+        self.works.labels(key.kind.lower()).observe(worked)
+
+    def retried(self, key: Key) -> None:
+        self.retries.labels(key.kind.lower()).inc()
+
+    def working(self, kinds: Iterable[str], busy: Mapping[Key, float]) -> None:
+        """The gauges of the work that is under way, and since when."""
+        now = time.monotonic()
+        for kind in kinds:
+            seconds = [now - since for key, since in busy.items() if key.kind == kind]
+            self.unfinished.labels(kind.lower()).set(sum(seconds))
+            self.longest.labels(kind.lower()).set(max(seconds, default=0))
 
     def sent(self, method: str, status: int) -> None:
         """Counts a request; status 0 is no answer."""

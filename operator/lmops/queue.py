@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
@@ -12,6 +13,22 @@ Key = TypeVar("Key", bound=Hashable)
 
 FIRST, LONGEST = 0.1, 60.0
 """Seconds before the first repetition, and before any later one at the most."""
+
+
+class Observer(Generic[Key]):
+    """Is told what becomes of the keys of a queue; this one keeps none of it."""
+
+    def added(self, key: Key) -> None:
+        """A key waits for a worker from now on."""
+
+    def began(self, key: Key, waited: float) -> None:
+        """A worker has taken it, so many seconds later."""
+
+    def ended(self, key: Key, worked: float) -> None:
+        """The worker is done with it, well or not."""
+
+    def retried(self, key: Key) -> None:
+        """It has failed, and will come back."""
 
 
 class Queue(Generic[Key]):
@@ -26,22 +43,26 @@ class Queue(Generic[Key]):
         work: Callable[[Key], Awaitable[float | None]],
         failed: Callable[[Key, Exception, float], None] = lambda key, error, delay: None,
         workers: int = 16,
+        observer: Observer[Key] | None = None,
     ) -> None:
         self.work, self.failed, self.workers = work, failed, workers
+        self.observer = observer or Observer[Key]()
         self.failures = Counter[Key]()
+        self.busy: dict[Key, float] = {}
+        """The keys that are worked on, and since when, by the monotonic clock."""
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
         self._since: dict[Key, float] = {}
-        self._busy: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
 
     def add(self, key: Key) -> None:
         """Wants a key to be worked on as soon as a worker is free."""
         if key in self._since:
             return
-        self._since[key] = asyncio.get_running_loop().time()
+        self._since[key] = time.monotonic()
+        self.observer.added(key)
         if timer := self._timers.pop(key, None):
             timer.cancel()
-        if key not in self._busy:
+        if key not in self.busy:
             self._ready.put_nowait(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
@@ -68,7 +89,7 @@ class Queue(Generic[Key]):
     @property
     def age(self) -> float:
         """How many seconds the longest-waiting key has waited."""
-        return asyncio.get_running_loop().time() - min(self._since.values()) if self._since else 0.0
+        return time.monotonic() - min(self._since.values()) if self._since else 0.0
 
     async def run(self) -> None:
         """Works until it is cancelled."""
@@ -83,8 +104,8 @@ class Queue(Generic[Key]):
     async def _worker(self) -> None:
         while True:
             key = await self._ready.get()
-            self._since.pop(key)
-            self._busy.add(key)
+            self.busy[key] = time.monotonic()
+            self.observer.began(key, self.busy[key] - self._since.pop(key))
             try:
                 again = await self.work(key)
             except Exception as error:
@@ -94,12 +115,13 @@ class Queue(Generic[Key]):
                 if again is not None:
                     self.add_after(key, again)
             finally:
-                self._busy.discard(key)
+                self.observer.ended(key, time.monotonic() - self.busy.pop(key))
                 if key in self._since:  # it was added while it was worked on
                     self._ready.put_nowait(key)
 
     def _fail(self, key: Key, error: Exception) -> None:
         self.failures[key] += 1
+        self.observer.retried(key)
         delay = min(LONGEST, FIRST * 2.0 ** min(self.failures[key] - 1, 16)) * random.uniform(0.5, 1.0)
         delay = max(delay, getattr(error, "retry_after", 0.0))
         self.failed(key, error, delay)

@@ -49,7 +49,8 @@ class Service:
     ) -> None:
         self.settings, self.leader, self.metrics = settings, leader, metrics
         self.controller = Controller(KINDS, cluster, settings)
-        self.queue = Queue[Key](self._work, self._failed)
+        self.queue = Queue[Key](self._work, self._failed, observer=metrics)
+        metrics.serves(KINDS, self.queue.workers)
         self.missed = asyncio.Event()
         """Set where a watch may have missed events."""
         self.watch = Watch(KINDS, self.controller.cache, self.queue.add, self.missed.set, cluster.serves)
@@ -108,8 +109,7 @@ class Service:
 
     def exposed(self) -> bytes:
         """The metrics, with the gauges of this moment."""
-        self.metrics.depth.labels("lmops").set(self.queue.depth)
-        self.metrics.oldest.labels("lmops").set(self.queue.age)
+        self.metrics.working(KINDS, self.queue.busy)
         self.metrics.leads.labels(LEASE).set(float(self.leader.leads))
         return self.metrics.text()
 
@@ -155,7 +155,6 @@ class Service:
             return await self.controller.reconcile(key)
 
     def _failed(self, key: Key, error: Exception, delay: float) -> None:
-        self.metrics.retries.labels("lmops").inc()
         known = isinstance(error, RefusedError | UnreachableError | NotCreatedError | LostError)
         log.warning("%s: %s (again in %.1f s)", key, error, delay, exc_info=None if known else error)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from lives import KEY
 from lmops.leader import Leader
 from lmops.metrics import Metrics
 from lmops.progress.secret import Certificates
@@ -78,3 +81,49 @@ def test_an_endpoint_that_has_ended_is_unwell(monkeypatch: pytest.MonkeyPatch):
             return service.problem()
 
     assert asyncio.run(play()) == "the progress endpoint has ended"
+
+
+def samples(service: Service) -> dict[str, float]:
+    """What a scrape shows of our controller."""
+    families = text_string_to_metric_families(service.exposed().decode())
+    mine = ({"controller": "trainingjob"}, {"name": "trainingjob"})
+    return {s.name: s.value for family in families for s in family.samples if s.labels in mine}
+
+
+def test_a_dashboard_for_controller_runtime_finds_its_series_before_and_while_something_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    service, _ = replica()
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    seen = [samples(service)]
+
+    async def work(key: object) -> None:
+        clock[0] += 4
+        seen.append(samples(service))
+        raise ConnectionError
+
+    async def play() -> None:
+        service.queue.work = work
+        service.queue.add(KEY)
+        clock[0] += 2
+        running = asyncio.create_task(service.queue.run())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        running.cancel()
+        seen.append(samples(service))
+
+    asyncio.run(play())
+    rows = {
+        "controller_runtime_max_concurrent_reconciles": (16, 16, 16),
+        "controller_runtime_active_workers": (0, 1, 0),
+        "workqueue_depth": (0, 0, 0),
+        "workqueue_adds_total": (0, 1, 1),
+        "workqueue_queue_duration_seconds_sum": (0, 2, 2),
+        "workqueue_work_duration_seconds_sum": (0, 0, 4),
+        "workqueue_unfinished_work_seconds": (0, 4, 0),
+        "workqueue_longest_running_processor_seconds": (0, 4, 0),
+        "workqueue_retries_total": (0, 0, 1),
+    }
+    assert {name: tuple(moment[name] for moment in seen) for name in rows} == rows
+    assert "process_resident_memory_bytes" in service.exposed().decode()
