@@ -327,3 +327,4 @@ def test_what_the_chart_says_afterwards_names_its_namespace():
     done = helm.run("install", "lmops", str(helm.CHART), "--namespace", "ml", "--dry-run=client", "--hide-secret")
 
     assert "kubectl -n ml rollout status deployment/lmops-operator" in done.stdout
+    assert "does not install Kubeflow's training operator" in done.stdout
