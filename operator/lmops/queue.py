@@ -50,6 +50,8 @@ class Queue(Generic[Key]):
         self.failures = Counter[Key]()
         self.busy: dict[Key, float] = {}
         """The keys that are worked on, and since when, by the monotonic clock."""
+        self._finished: float | None = None
+        """When some work was finished last, or there was some again, by the loop's clock; `None` without workers."""
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
         self._since: dict[Key, float] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
@@ -58,6 +60,8 @@ class Queue(Generic[Key]):
         """Wants a key to be worked on as soon as a worker is free."""
         if key in self._since:
             return
+        if self._finished is not None and not self._since and not self.busy:
+            self._finished = asyncio.get_running_loop().time()  # it had nothing to do until now
         self._since[key] = time.monotonic()
         self.observer.added(key)
         if timer := self._timers.pop(key, None):
@@ -91,8 +95,16 @@ class Queue(Generic[Key]):
         """How many seconds the longest-waiting key has waited."""
         return time.monotonic() - min(self._since.values()) if self._since else 0.0
 
+    @property
+    def stuck(self) -> float:
+        """For how many seconds keys have waited while no work was finished: a long queue that moves is only long."""
+        if self._finished is None or not self._since:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._finished
+
     async def run(self) -> None:
         """Works until it is cancelled."""
+        self._finished = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:
             for _ in range(self.workers):
                 group.create_task(self._worker())
@@ -115,6 +127,7 @@ class Queue(Generic[Key]):
                 if again is not None:
                     self.add_after(key, again)
             finally:
+                self._finished = asyncio.get_running_loop().time()
                 self.observer.ended(key, time.monotonic() - self.busy.pop(key))
                 if key in self._since:  # it was added while it was worked on
                     self._ready.put_nowait(key)

@@ -29,7 +29,7 @@ from lmops.settings import Settings
 SETTLE, LONGEST = 0.5, 15.0
 """Seconds between a lost watch and the list that follows, and between two tries to list at the most."""
 STUCK = 60.0
-"""Seconds that a key may wait for a worker, or a lease for its renewal, before the operator calls itself unwell."""
+"""Seconds in which keys wait and no work is finished, or a lease waits for its renewal, before all this is unwell."""
 DEAF = 2.0 * RECONNECT
 """Seconds in which a watch was not even opened anew, before it does."""
 BLIND = 30.0
@@ -93,8 +93,8 @@ class Service:
         """What is wrong with this process, empty when nothing is: one that holds no lease is well and waits."""
         if self.leader.overdue > STUCK:
             return f"the lease ran out {self.leader.overdue:.0f} s ago"
-        if self.queue.age > STUCK:
-            return f"a key waits for {self.queue.age:.0f} s"
+        if self.queue.stuck > STUCK:
+            return f"keys wait, and no work was finished for {self.queue.stuck:.0f} s"
         if self.works and self.watch.silence > DEAF:
             return f"a watch was not opened for {self.watch.silence:.0f} s"
         return self.progress.problem() if self.progress else ""

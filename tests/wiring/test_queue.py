@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from lmops.queue import Queue
+from simulation import virtually
 
 
 def worked(script: Callable[[Queue[str]], Coroutine[Any, Any, None]], work: Any, workers: int = 4) -> list[str]:
@@ -100,3 +101,23 @@ def test_a_key_that_is_gone_is_not_planned_any_more():
         await asyncio.sleep(0.03)
 
     assert worked(script, nothing) == []
+
+
+def test_a_long_queue_that_moves_is_not_stuck_and_one_whose_workers_hang_is():
+    async def stuck(seconds: float, workers: int = 16) -> float:
+        async def slow(key: int) -> None:
+            await asyncio.sleep(seconds)
+
+        queue = Queue[int](slow, workers=workers)
+        for key in range(10_000):
+            queue.add(key)
+        await asyncio.sleep(100)  # the first list
+        assert queue.stuck == 0
+        running = asyncio.create_task(queue.run())
+        await asyncio.sleep(100)
+        found = queue.stuck
+        running.cancel()
+        return found
+
+    assert virtually(stuck(0.4)) < 1
+    assert virtually(stuck(1e6)) == 100
