@@ -95,6 +95,10 @@ class UnreachableError(Exception):
     """No answer: whether the server has done what it was asked is not known."""
 
 
+class NowhereError(Exception):
+    """Nothing says where the cluster is."""
+
+
 class Cluster(Protocol):
     """What the operator does with an API server. All raise `RefusedError` and `UnreachableError`."""
 
@@ -232,7 +236,12 @@ async def connected() -> AsyncIterator[client.ApiClient]:
     try:
         config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
     except config.ConfigException:
-        await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)  # type: ignore[no-untyped-call]
+        file = os.environ.get("KUBECONFIG")
+        try:
+            await config.load_kube_config(file, client_configuration=settings)  # type: ignore[no-untyped-call]
+        except config.ConfigException as error:
+            where = f"KUBECONFIG={file}" if file else "~/.kube/config"
+            raise NowhereError(f"this is no pod, and {where} names no cluster: {error}") from error
     settings.connection_pool_maxsize = CONNECTIONS
     settings.client_session_kwargs = {"trust_env": False}  # it would ask .netrc and for proxies before every request
     async with client.ApiClient(settings) as api:

@@ -17,14 +17,15 @@ app = typer.Typer(no_args_is_help=True, help="The operator: it reconciles the re
 
 
 class JsonLines(logging.Formatter):
-    """A JSON object a line, for a log that machines read."""
+    """A JSON object a line, for a log that machines read; `extra={"resource": …}` is fields of it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said = {
+        said: dict[str, str] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **getattr(record, "resource", {}),
         }
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
@@ -58,6 +59,7 @@ def run(
     except ModuleNotFoundError as missing:
         print(f"lmops: {missing.name} is not installed: pip install 'lmops[operator]'", file=sys.stderr)
         raise typer.Exit(1) from None
+    from lmops.cluster import NowhereError
     from lmops.leader import LostError
 
     _log(json_log, verbose)
@@ -75,6 +77,9 @@ def run(
         uvloop.run(service.run(chosen))
     except* LostError as lost:
         print(f"lmops: {lost.exceptions[0]}: this replica ends", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except* NowhereError as nowhere:
+        print(f"lmops: {nowhere.exceptions[0]}", file=sys.stderr)
         raise typer.Exit(1) from None
     except* OSError as error:
         print(f"lmops: {error.exceptions[0]}: choose another with --port or --progress-port", file=sys.stderr)

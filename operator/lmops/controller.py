@@ -157,7 +157,8 @@ class Controller:
             return False
         written = await self.cluster.patch_status(*key, patch, owner["metadata"]["resourceVersion"])
         self.cache.take(written)
-        log.info("%s: %s", key, status.get("display", {}).get("reason") or status.get("phase"), extra={"key": str(key)})
+        if (line := _line(status)) != _line(owner.get("status", {})):
+            log.info("%s: %s", key, line, extra={"resource": key._asdict()})
         return True
 
     async def _confirm(self, key: Key, owner: Manifest) -> None:
@@ -177,7 +178,7 @@ class Controller:
             if refusal.status >= 500 or refusal.status in (400, 403, 404, 422):
                 return Refusal(refusal.reason, _explained(ref, refusal), refusal.is_final, refusal.retry_after)
             raise
-        log.info("%s: created %s %s", key, *ref, extra={"key": str(key)})
+        log.info("%s: created %s %s", key, *ref, extra={"resource": key._asdict()})
         return None
 
     async def _is_ours(self, key: Key, owner: Manifest, ref: Ref) -> Refusal | None:
@@ -207,7 +208,7 @@ class Controller:
             if not (refusal.is_missing or refusal.is_stale):
                 raise
             self.cache.forget(key, ref)
-        log.info("%s: deleted %s %s", key, *ref, extra={"key": str(key)})
+        log.info("%s: deleted %s %s", key, *ref, extra={"resource": key._asdict()})
 
     async def _look(self, key: Key) -> bool:
         """Reads a resource anew; whether it is another than before."""
@@ -254,6 +255,12 @@ def unreadable(owner: Manifest, error: ValidationError, now: datetime) -> Manife
     others = [c for c in status.get("conditions", ()) if c["type"] != "Accepted"]
     shown = {**status.get("display", {}), "reason": f"Unreadable: {message}"}
     return {**status, "conditions": [refused, *others], "display": shown, "observedGeneration": generation}
+
+
+def _line(status: Manifest) -> str:
+    """A status in a line of the log: its reason, or its phase where there is none; both where a job has failed."""
+    phase, reason = status.get("phase", ""), status.get("display", {}).get("reason", "")
+    return ": ".join(filter(None, (phase, reason))) if phase == "Failed" or not reason else reason
 
 
 def _explained(ref: Ref, refusal: RefusedError) -> str:

@@ -11,6 +11,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 
 from aiohttp import web
 
@@ -156,7 +157,8 @@ class Service:
 
     def _failed(self, key: Key, error: Exception, delay: float) -> None:
         known = isinstance(error, RefusedError | UnreachableError | NotCreatedError | LostError)
-        log.warning("%s: %s (again in %.1f s)", key, error, delay, exc_info=None if known else error)
+        words, trace = (key, error, delay), None if known else error
+        log.warning("%s: %s (again in %.1f s)", *words, exc_info=trace, extra={"resource": key._asdict()})
 
 
 async def run(settings: Settings) -> None:
@@ -172,8 +174,14 @@ async def run(settings: Settings) -> None:
         progress = Server(settings, leases, Certificates(cluster, settings, lambda: leader.leads))
         service = Service(settings, cluster, leader, metrics, progress)
         async with _probes(service, settings.port), progress.serving(service.trust):
-            log.info("%s waits for Lease %s/%s at %s", identity, settings.namespace, LEASE, api.configuration.host)
+            where = f"Lease {settings.namespace}/{LEASE} at {api.configuration.host}"
+            log.info("lmops %s, %s: %s waits for %s", version("lmops"), watched(settings), identity, where)
             await service.run()
+
+
+def watched(settings: Settings) -> str:
+    """The namespaces that are watched, in words."""
+    return f"watching {', '.join(settings.namespaces) or 'all namespaces'}"
 
 
 def addressed(settings: Settings) -> Settings:
