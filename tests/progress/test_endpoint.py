@@ -99,6 +99,15 @@ def test_an_evaluation_posted_too_soon_goes_with_the_next_post() -> None:
     assert [patch["metrics"].get("evaluation") for patch in shelf.patches] == [None, {"f1": 0.5}]
 
 
+def test_an_evaluation_is_written_before_the_throttle_is_over_and_not_with_the_next_breath() -> None:
+    def seen(**metrics: float) -> int:
+        shelf = Shelf(status(progress=reported(10, at=datetime.now(UTC) - timedelta(seconds=5))))
+        answers(Endpoint(shelf), *[(RUN, body(current_step=step, **metrics)) for step in (11, 12)])
+        return len(shelf.patches)
+
+    assert (seen(), seen(eval_f1=0.5)) == (0, 1)
+
+
 def test_of_a_run_that_is_over_nothing_is_kept() -> None:
     ended = status().model_copy(update={"runs": [r.model_copy(update={"state": "Stopped"}) for r in status().runs]})
     endpoint = Endpoint(Shelf(ended))

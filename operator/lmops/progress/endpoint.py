@@ -19,7 +19,9 @@ BODY_LIMIT = 64 * 1024
 BODY_WITHIN = 10.0
 """Seconds that a body may take to arrive."""
 TRIES = 5
-REMEMBERED, RUNS = 600.0, 1000
+EVALUATED = timedelta(seconds=2)
+"""How soon an evaluation is written: the next post may go to another replica. What is written tells whole seconds."""
+REMEMBERED, RUNS = 600.0, 10_000
 """Seconds for which a run is known without asking, and how many are at the most."""
 
 
@@ -96,14 +98,15 @@ class Endpoint:
         """Writes a post, or keeps its evaluation for the next one that is written."""
         written, evaluation = self._heard.get(run) or _Heard(None, [])
         post = post.after(evaluation)
-        if written and now - written < self.throttle:  # another replica may have written since, but none may now
+        throttle = min(self.throttle, EVALUATED) if post.evaluation() else self.throttle
+        if written and now - written < throttle:  # another replica may have written since, but none may now
             self._heard.put(run, _Heard(written, post.evaluation()))
             return False
         for _ in range(TRIES):
             job, version = await self.store.read(run.namespace, run.job)
             if run.owner not in (None, job.metadata.uid):
                 raise web.HTTPForbidden(text=f"this pod belongs to an earlier TrainingJob {run.job}\n")
-            patch = advance(job, run.name, post, now, self.throttle)
+            patch = advance(job, run.name, post, now, throttle)
             if patch is None:
                 self._put_off(run, post, job)
                 return False
