@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from sys import intern
 from typing import Any, NamedTuple
 
 from lmops.api.base import GROUP
 from lmops.plan import Manifest, Observed, Ref
+from lmops.trimming import controller, owners, trimmed, trimmed_owner
 
 SELECTOR = f"{GROUP}/kind"
 """The label that all children and their pods carry."""
-OWNER = ("name", "uid", "controller")
-Json = dict[str, Any]
 
 
 class Key(NamedTuple):
@@ -36,7 +34,7 @@ class _Owner:
     def __init__(self, manifest: Manifest) -> None:
         metadata = manifest["metadata"]
         self.uid, self.version = metadata["uid"], _number(metadata["resourceVersion"])
-        self.text = json.dumps(_trimmed_owner(manifest), separators=(",", ":")).encode()
+        self.text = json.dumps(trimmed_owner(manifest), separators=(",", ":")).encode()
 
 
 class _Rest(NamedTuple):
@@ -114,7 +112,7 @@ class Cache:
         others = [part for part in parts if part["kind"] != "Pod"]
         pods = [part for part in parts if part["kind"] == "Pod" and _is_of(part, others, uid)]
         ended = [rest.pod() for rest in self._settled.get(key, ()) if rest.has_ended]
-        return Observed.of([*(part for part in others if _controller(part) == uid), *pods, *ended])
+        return Observed.of([*(part for part in others if controller(part) == uid), *pods, *ended])
 
     def take(self, manifest: Manifest) -> Key | None:
         """Keeps what was seen; the key where a reconcile could decide otherwise than before."""
@@ -236,81 +234,6 @@ def key_of(manifest: Manifest) -> Key | None:
     return Key(kind, metadata["namespace"], job) if kind and job else None
 
 
-def trimmed(manifest: Manifest) -> Manifest:
-    """A child or a pod without what no reconcile reads."""
-    metadata, spec = manifest["metadata"], manifest.get("spec", {})
-    kept = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
-    owners = [{part: owner[part] for part in OWNER if part in owner} for owner in _owners(manifest)]
-    mine = ((name, value) for name, value in (metadata.get("labels") or {}).items() if name.startswith(f"{GROUP}/"))
-    labels = {intern(name): intern(value) for name, value in mine}  # the same few texts on thousands of objects
-    slim = {name: metadata[name] for name in kept if name in metadata}
-    slim |= {"labels": labels, "ownerReferences": owners}
-    if editors := _editors(metadata):
-        slim["editors"] = editors
-    return {
-        "kind": manifest["kind"],
-        "metadata": slim,
-        "spec": _trimmed_spec(spec),
-        "status": _trimmed_status(manifest),
-    }
-
-
-SPEAKING = ("PodScheduled", "DisruptionTarget")
-"""The conditions of a pod that tell why it waits or went; the others only follow its phase."""
-
-
-def _trimmed_status(manifest: Manifest) -> Json:
-    """What a plan is made of. Counters and heartbeats of controllers are left out: they would wake us for nothing."""
-    status = manifest.get("status", {})
-    is_pod = manifest["kind"] == "Pod"
-    told = ("type", "status", "reason", "message", "lastTransitionTime")
-    conditions = [
-        {name: condition[name] for name in told if name in condition}
-        for condition in status.get("conditions") or ()
-        if not is_pod or condition["type"] in SPEAKING
-    ]
-    slim = {name: status[name] for name in ("phase", "reason", "message") if name in status}
-    containers = [{"state": main.get("state", {})}] if (main := _main_container(manifest)) else []
-    return {
-        **slim,
-        **({"conditions": conditions} if conditions else {}),
-        **({"containerStatuses": containers} if containers else {}),
-    }
-
-
-def _main_container(pod: Manifest) -> Json | None:
-    """The status of a pod's first container, which is ours: what others inject comes after it."""
-    statuses: list[Json] = pod.get("status", {}).get("containerStatuses") or []
-    name = next((container.get("name") for container in pod.get("spec", {}).get("containers", ())), None)
-    return next((each for each in statuses if each.get("name") == name), statuses[0] if statuses else None)
-
-
-def _trimmed_spec(spec: Json) -> Json:
-    """Whether it is held back, and the limits of a pod's container."""
-    if "containers" in spec:
-        return {"containers": [{"resources": spec["containers"][0].get("resources", {})}]}
-    if "suspend" in spec.get("runPolicy", {}):
-        return {"runPolicy": {"suspend": spec["runPolicy"]["suspend"]}}
-    return {"suspend": spec["suspend"]} if "suspend" in spec else {}
-
-
-def _editors(metadata: Json) -> list[str]:
-    """Who has changed the spec since we created it, by the names of their field managers; Kueue may."""
-    fields = metadata.get("managedFields") or ()
-    return sorted({
-        entry["manager"]
-        for entry in fields
-        if not entry.get("subresource") and "f:spec" in entry.get("fieldsV1", {})
-        if entry["manager"] != "lmops" and not entry["manager"].startswith("kueue")
-    })  # fmt: skip
-
-
-def _trimmed_owner(manifest: Manifest) -> Manifest:
-    kept = ("name", "namespace", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp")
-    metadata = {name: manifest["metadata"][name] for name in kept if name in manifest["metadata"]}
-    return {**manifest, "metadata": metadata}
-
-
 def _decisive(manifest: Manifest, reports: frozenset[str]) -> Any:
     """What a reconcile decides by."""
     metadata = manifest["metadata"]
@@ -318,22 +241,13 @@ def _decisive(manifest: Manifest, reports: frozenset[str]) -> Any:
     return metadata.get("generation"), metadata.get("deletionTimestamp"), manifest.get("spec"), status
 
 
-def _owners(manifest: Manifest) -> list[Json]:
-    """The reference to what controls an object, if anything does."""
-    return [owner for owner in manifest["metadata"].get("ownerReferences", ()) if owner.get("controller")]
-
-
-def _controller(manifest: Manifest) -> str | None:
-    return next((owner["uid"] for owner in _owners(manifest)), None)
-
-
 def _is_of(pod: Manifest, children: list[Manifest], uid: str) -> bool:
     """Whether the child of its run controls a pod; or did, where that child has gone and its pods have not yet."""
     run = pod["metadata"]["labels"].get(f"{GROUP}/run")
     held = [child for child in children if child["metadata"]["name"] == run]
     if not held:
-        return any(owner.get("name", run) == run for owner in _owners(pod))
-    return any(_controller(pod) == child["metadata"]["uid"] and _controller(child) == uid for child in held)
+        return any(owner.get("name", run) == run for owner in owners(pod))
+    return any(controller(pod) == child["metadata"]["uid"] and controller(child) == uid for child in held)
 
 
 def _is_older(manifest: Manifest, known: Manifest) -> bool:

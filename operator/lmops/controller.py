@@ -15,7 +15,7 @@ from lmops.cache import SELECTOR, Cache, Key
 from lmops.cluster import Cluster, RefusedError
 from lmops.kinds import Kind
 from lmops.patches import difference
-from lmops.plan import Manifest, Observed, Plan, Ref, Refusal
+from lmops.plan import Manifest, Observed, Plan, Ref, Refusal, created
 from lmops.settings import Settings
 
 UNWATCHED = 10.0
@@ -142,11 +142,13 @@ class Controller:
             await self._confirm(key, owner)
         for ref in plan.delete:
             await self._delete(key, ref, observed)
-        refused = {}
+        refused, news = {}, list(plan.events if told else ())
         for manifest in plan.create:
             if refusal := await self._create(key, owner, manifest):
                 refused[Ref.of(manifest)] = refusal
-        for event in plan.events if told else ():
+            else:
+                news.append(created(manifest))
+        for event in news:
             await events.post(self.cluster, owner, event, self.now())
         return refused
 

@@ -40,6 +40,11 @@ class Event(NamedTuple):
     message: str
 
 
+def created(child: Manifest) -> Event:
+    """What is told once a child is there, and not when it was only wanted."""
+    return Event("Normal", "Created", f"Created {child['kind']} {child['metadata']['name']}")
+
+
 class Refusal(NamedTuple):
     """Why a child that was wanted could not be created."""
 

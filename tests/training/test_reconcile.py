@@ -441,13 +441,10 @@ def test_events_tell_the_story_once():
     life.put(ended_pod(life.job, "train", code=1, message=said("train", checkpoint=800, failure=KILLED)))
 
     assert life.events == [
-        ("Normal", "Created"),
         ("Normal", "Started"),
         ("Normal", "StageCompleted"),
-        ("Normal", "Created"),
         ("Normal", "Started"),
         ("Warning", "Restarting"),
-        ("Normal", "Created"),
     ]
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from faults import Fault, Faults
 from lives import KEY, Life, submit
-from lmops.cache import Key, trimmed
+from lmops.cache import Key
 from lmops.cluster import RefusedError
 from lmops.plan import Manifest
+from lmops.trimming import trimmed
 
 
 def test_nothing_is_remembered_of_a_resource_that_is_gone():

@@ -240,10 +240,11 @@ def test_a_status_does_not_go_on_about_what_was_refused_and_came():
 
     life.server.create = creating  # type: ignore[method-assign]
     asyncio.run(look(3))
-    told = life.status["display"]["reason"]
+    told, events = life.status["display"]["reason"], [event["reason"] for event in life.store.of("Event")]
     refuse.clear()
     again = asyncio.run(life.controller.reconcile(KEY))
     asyncio.run(look(1))
 
-    assert told.startswith("InternalError: ")
+    assert (told[:15], events) == ("InternalError: ", ["InternalError"])
+    assert "Created" in [event["reason"] for event in life.store.of("Event")]
     assert (again, life.status["display"]["reason"]) == (0, "waits in queue gpu")

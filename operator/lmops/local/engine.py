@@ -13,7 +13,7 @@ from lmops.local.home import Folder, Home
 from lmops.local.kinds import Kind
 from lmops.local.kubelet import Kubelet, Node
 from lmops.patches import merged
-from lmops.plan import Manifest, Plan
+from lmops.plan import Manifest, Plan, created
 from lmops.settings import Settings
 
 TICK = 0.1
@@ -106,7 +106,8 @@ class Engine:
             self.cluster.delete(ref, now)
         for manifest in () if only_tell else plan.create:
             self.cluster.create(manifest, now)
-        self.folder.add_events(plan.events if changed else (), now)
+        born = () if only_tell else tuple(map(created, plan.create))
+        self.folder.add_events((*(plan.events if changed else ()), *born), now)
         self.stale = bool(changed or plan.create or plan.delete)
         self.again = None if plan.again is None else now + plan.again
 

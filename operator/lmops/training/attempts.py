@@ -35,7 +35,6 @@ def begun(job: TrainingJob, stage: Stage, attempt: int, now: datetime, settings:
             progress=status.started(job.status.progress, row.name, stage, attempt),
             start_time=job.status.start_time or now,
         ),
-        events=(Event("Normal", "Created", f"Created {child['kind']} {row.name}"),),
     )
 
 
