@@ -11,10 +11,10 @@ import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 from aiohttp import web
 
+from lmops import __version__
 from lmops.cache import Key
 from lmops.cluster import Kubernetes, RefusedError, UnreachableError, connected
 from lmops.controller import Controller, NotCreatedError
@@ -175,7 +175,7 @@ async def run(settings: Settings) -> None:
         service = Service(settings, cluster, leader, metrics, progress)
         async with _probes(service, settings.port), progress.serving(service.trust):
             where = f"Lease {settings.namespace}/{LEASE} at {api.configuration.host}"
-            log.info("lmops %s, %s: %s waits for %s", version("lmops"), watched(settings), identity, where)
+            log.info("lmops %s, %s: %s waits for %s", __version__, watched(settings), identity, where)
             await service.run()
 
 

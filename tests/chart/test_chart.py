@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from pydantic.alias_generators import to_camel
 
 import helm
+from lmops import __version__
 from lmops.api import crd
 from lmops.cluster import RESOURCES
 from lmops.kinds import KINDS
@@ -328,3 +330,15 @@ def test_what_the_chart_says_afterwards_names_its_namespace():
 
     assert "kubectl -n ml rollout status deployment/lmops-operator" in done.stdout
     assert "does not install Kubeflow's training operator" in done.stdout
+
+
+def test_the_package_the_code_and_the_chart_are_of_one_version() -> None:
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    assert {package, __version__, chart()["version"], chart()["appVersion"]} == {package}
+
+
+def chart() -> dict[str, Any]:
+    """What the chart says of itself."""
+    found: dict[str, Any] = yaml.safe_load((helm.CHART / "Chart.yaml").read_text())
+    return found
