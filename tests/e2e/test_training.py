@@ -101,5 +101,7 @@ def test_the_same_yaml_gives_the_same_status_on_a_cluster_and_on_a_laptop(
         check=False,
     )
 
+    ours = yaml.safe_load(here.stdout)["status"]
     assert there["phase"] == "Succeeded", there
-    assert still(there) == still(yaml.safe_load(here.stdout)["status"])
+    assert there.pop("metrics").keys() & ours.pop("metrics").keys() >= {"loss", "step"}  # the last that was in time
+    assert still(there) == still(ours)
