@@ -30,11 +30,6 @@ class Operator:
         """What it has said."""
         return self.daemons.log("operator")
 
-    def start_again(self) -> None:
-        """Starts a replica that has ended, as its Deployment would."""
-        self.daemons.restart("operator")
-        self.daemons.wait("ready operator", self.is_ready)
-
     def is_ready(self) -> bool:
         """Whether it says so itself."""
         try:

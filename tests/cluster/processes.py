@@ -47,12 +47,6 @@ class Daemons:
         command, environment = self._started[name]
         self.start(name, *command, environment=environment)
 
-    def join(self, name: str, seconds: float = 60) -> int:
-        """Waits until a process ends by itself, and returns its exit code."""
-        code = self._running[name].wait(seconds)
-        del self._running[name]
-        return code
-
     def pid(self, name: str) -> int:
         """The id of a process that runs."""
         return self._running[name].pid
