@@ -16,7 +16,7 @@ from cluster.controlplane import ControlPlane
 from cluster.processes import free_ports
 from lmops import events
 from lmops.api import TrainingJob
-from lmops.plan import Observed
+from lmops.plan import Observed, created
 from lmops.settings import Settings
 from lmops.training.reconcile import reconcile
 
@@ -63,7 +63,7 @@ def first_step(spec: dict[str, Any]) -> dict[str, Any]:
     job, now = TrainingJob.model_validate({"metadata": metadata, "spec": spec}), datetime.now(UTC)
     plan = reconcile(job, Observed(), now, Settings())
     owner = {"apiVersion": job.api_version, "kind": job.kind, "metadata": metadata}
-    event = events.manifest(owner, plan.events[0], now)
+    event = events.manifest(owner, created(plan.create[0]), now)
     del event["regarding"]["resourceVersion"]
     event["metadata"]["name"] = "the-name.created"
     return {"child": plan.create[0], "status": {"status": plan.status.manifest()}, "event": event}
