@@ -79,12 +79,6 @@ class Queue(Generic[Key]):
             timer.cancel()
         self._timers[key] = loop.call_at(due, self._due, key)
 
-    def forget(self, key: Key) -> None:
-        """Drops what was planned for a key that is gone."""
-        self.failures.pop(key, None)
-        if timer := self._timers.pop(key, None):
-            timer.cancel()
-
     @property
     def depth(self) -> int:
         """Keys that wait for a worker now."""

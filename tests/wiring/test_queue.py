@@ -94,15 +94,6 @@ def test_a_key_that_wants_to_be_looked_at_again_is():
     assert worked(script, twice) == ["a", "a"]
 
 
-def test_a_key_that_is_gone_is_not_planned_any_more():
-    async def script(queue: Queue[str]) -> None:
-        queue.add_after("a", 0.01)
-        queue.forget("a")
-        await asyncio.sleep(0.03)
-
-    assert worked(script, nothing) == []
-
-
 def test_a_long_queue_that_moves_is_not_stuck_and_one_whose_workers_hang_is():
     async def stuck(seconds: float, workers: int = 16) -> float:
         async def slow(key: int) -> None:

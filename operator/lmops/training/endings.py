@@ -174,6 +174,7 @@ def _steps_lost(job: TrainingJob, stage: Stage, state: Lost) -> int | None:
 
 
 def until_deadline(job: TrainingJob, now: datetime) -> timedelta | None:
+    """How long the job may still work; `None` where it has no deadline."""
     allowed = job.spec.retry.deadline_seconds
     return timedelta(seconds=allowed) - status.worked(job.status.runs, now) if allowed else None
 
@@ -202,6 +203,7 @@ def _spent(job: TrainingJob, stage: Stage, why: Failure, restarts: int, settings
 
 
 def last_saved(job: TrainingJob, stage: Stage, state: Active | Lost | Queued) -> int | None:
+    """The step of the last checkpoint of an attempt, as far as it is known."""
     if isinstance(state, Lost):
         return state.checkpoint
     progress = job.status.progress.runs.get(ref(job, stage, state.attempt).name)
