@@ -63,7 +63,7 @@ FORGED = {
     "no audience": token(aud=None),
     "expired": token(exp=int(time.time()) - 1),
     "without an end": token(exp=None),
-    "not valid yet": token(nbf=int(time.time()) + 600),
+    "not valid yet": token(nbf=int(time.time()) + 24 * 3600),
     "no Kubernetes claim": token(**{"kubernetes.io": None}),
     "a word": "sesame",
     "nothing": "",
