@@ -27,7 +27,7 @@ lint: .venv/dev
 
 crds: .venv/dev
 	$(BIN)/python -m lmops.api.crd crds charts/lmops/files/crds
-	$(BIN)/python -m lmops.training.failure > docs/failures.md
+	$(BIN)/python -m lmops.jobs.failure > docs/failures.md
 	$(BIN)/python charts/schema.py
 
 # `make bench BENCH=operator` runs that one only.
@@ -44,8 +44,9 @@ bench-operator: .venv/dev
 locks: .venv/uv
 	$(BIN)/uv pip compile $(LOCKS) requirements/uv.in -o requirements/uv.txt
 	$(BIN)/uv pip compile $(LOCKS) --no-deps examples/packages.in -o examples/packages.txt
-	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra local --extra trainer --extra checkout -o requirements/laptop.txt
+	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra local --extra trainer --extra compressor --extra checkout -o requirements/laptop.txt
 	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra trainer -c requirements/laptop.txt -o images/trainer/requirements.txt
+	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra trainer --extra compressor -c requirements/laptop.txt -o images/compressor/requirements.txt
 	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra operator -c requirements/laptop.txt -o images/operator/requirements.txt
 	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --all-extras -c requirements/laptop.txt -o requirements/dev.txt
 

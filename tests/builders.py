@@ -6,11 +6,11 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lmops.api import Ending, TrainingJob
+from lmops.api import Ending, Job, TrainingJob
+from lmops.api.status import Stage
+from lmops.kinds import KINDS
 from lmops.plan import Manifest, Observed, Plan, Ref
 from lmops.settings import Settings
-from lmops.training.reconcile import reconcile
-from lmops.training.stages import manifest
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SETTINGS = Settings(progress_url="http://127.0.0.1:9000")
@@ -37,6 +37,16 @@ RESULTS: dict[str, dict[str, Any]] = {
     "train": {"best": BEST},
     "evaluate": {"model": MODEL, "evaluation": EVALUATION},
 }
+
+
+def reconcile(job: Job, observed: Observed, now: datetime, settings: Settings) -> Plan[Any]:
+    """What the operator would do."""
+    return KINDS[job.kind].reconcile(job, observed, now, settings)
+
+
+def manifest(job: Job, stage: Stage, attempt: int, settings: Settings) -> Manifest:
+    """The child that runs an attempt."""
+    return KINDS[job.kind].work(job, settings).manifest(stage, attempt)
 
 
 def trainingjob(name: str = "reviews", status: dict[str, Any] | None = None, **spec: Any) -> TrainingJob:

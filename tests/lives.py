@@ -11,11 +11,10 @@ from typing import Any
 from builders import NOON, RESULTS, SETTINGS, said, trainingjob
 from fakecluster import CrashError, FakeCluster
 from faults import NONE
-from lmops.cache import Key
 from lmops.cluster import RefusedError, UnreachableError
 from lmops.controller import Controller, NotCreatedError
 from lmops.kinds import KINDS
-from lmops.plan import Manifest
+from lmops.plan import Key, Manifest
 from store import Store
 
 Script = Callable[[str, int], dict[str, Any]]

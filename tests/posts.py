@@ -7,11 +7,14 @@ from typing import Any
 
 from lmops.api import TrainingJob, TrainingJobStatus
 from lmops.cluster import RefusedError
+from lmops.jobs.work import AnyWork
 from lmops.patches import merged
-from lmops.plan import Manifest
+from lmops.plan import Key, Manifest
 from lmops.progress.advance import Post
 from lmops.progress.endpoint import ConflictError
 from lmops.progress.tokens import Holder
+from lmops.settings import Settings
+from lmops.training.work import Training
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(seconds=10)
@@ -36,6 +39,11 @@ def job(status: TrainingJobStatus, **spec: Any) -> TrainingJob:
     """The job."""
     metadata = {"name": "a", "uid": "u-1"}
     return TrainingJob.model_validate({"metadata": metadata, "spec": {**SPEC, **spec}, "status": status.manifest()})
+
+
+def work(job: TrainingJob) -> AnyWork:
+    """The job with what its kind knows."""
+    return Training(job, Settings())
 
 
 def body(percent: float = 50, **metrics: Any) -> dict[str, Any]:
@@ -63,11 +71,11 @@ class Shelf:
         self.conflicts, self.reads = conflicts, 0
         self.patches: list[dict[str, Any]] = []
 
-    async def read(self, namespace: str, job: str) -> tuple[TrainingJob, str]:
+    async def read(self, job: Key) -> tuple[AnyWork, str]:
         self.reads += 1
-        return {"default/a": (self.job, "7")}[f"{namespace}/{job}"]
+        return {Key("TrainingJob", "default", "a"): (work(self.job), "7")}[job]
 
-    async def write(self, namespace: str, job: str, status: dict[str, Any], version: str) -> None:
+    async def write(self, job: Key, status: dict[str, Any], version: str) -> None:
         if self.conflicts:
             self.conflicts -= 1
             raise ConflictError

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmops.api import Ending, Run
-from lmops.api.status import DatasetReport
+from lmops.api.trainingstatus import DatasetReport
 
 ROOT = Path(__file__).parents[1]
 WORDS = [

@@ -13,9 +13,9 @@ from builders import NOON, SETTINGS
 from fakecluster import FakeCluster
 from faults import NONE, Faults
 from lives import Nodes, Script, submit, succeeds
-from lmops.cache import Key
 from lmops.leader import Leader
 from lmops.metrics import Metrics
+from lmops.plan import Key
 from lmops.service import Service
 from store import Change, Store
 

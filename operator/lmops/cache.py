@@ -8,22 +8,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from lmops.api.base import GROUP
-from lmops.plan import Manifest, Observed, Ref
+from lmops.plan import Key, Manifest, Observed, Ref
 from lmops.trimming import controller, owners, trimmed, trimmed_owner
 
 SELECTOR = f"{GROUP}/kind"
 """The label that all children and their pods carry."""
-
-
-class Key(NamedTuple):
-    """A resource of ours."""
-
-    kind: str
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}"
 
 
 class _Owner:
@@ -103,6 +92,12 @@ class Cache:
         known = self._owners.get(key)
         found: Manifest | None = json.loads(known.text) if known else None
         return found
+
+    def of_kind(self, kind: str, namespace: str, name: str = "") -> list[Key]:
+        """The resources of a kind in a namespace; of one name, where that is said."""
+        if name:
+            return [Key(kind, namespace, name)]
+        return [key for key in self._owners if (key.kind, key.namespace) == (kind, namespace)]
 
     def observed(self, key: Key) -> Observed:
         """Its children and their pods. A pod that only carries our labels is nobody's."""

@@ -51,6 +51,7 @@ class Resource(NamedTuple):
 
 RESOURCES = {
     "TrainingJob": Resource("lmops.dev/v1alpha1", "trainingjobs"),
+    "QuantizeJob": Resource("lmops.dev/v1alpha1", "quantizejobs"),
     "PyTorchJob": Resource("kubeflow.org/v1", "pytorchjobs"),
     "Job": Resource("batch/v1", "jobs"),
     "Pod": Resource("v1", "pods"),

@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from lmops import events
-from lmops.cache import SELECTOR, Cache, Key
+from lmops.cache import SELECTOR, Cache
 from lmops.cluster import Cluster, RefusedError
 from lmops.kinds import Kind
 from lmops.patches import difference
-from lmops.plan import Manifest, Observed, Plan, Ref, Refusal, created
+from lmops.plan import Key, Manifest, Observed, Plan, Ref, Refusal, created
 from lmops.settings import Settings
 
 UNWATCHED = 10.0
@@ -37,6 +37,10 @@ class Controller:
         self.cache = Cache({name: kind.reports for name, kind in kinds.items()})
         self.refused: dict[Key, dict[Ref, Refusal]] = {}
         """What the server would not create, and in what words."""
+        self.waiting: dict[Key, tuple[Ref, ...]] = {}
+        """The resources that each waits for; without a name all of a kind."""
+        self.changed: Callable[[Key], None] = lambda key: None
+        """Told of a resource that something it waits for has changed."""
         self.since: datetime | None = None
         """Since when the cluster was there without a break: whoever reports could be heard."""
 
@@ -47,6 +51,7 @@ class Controller:
             self.cache.abandon(key)
         if owner is None or "deletionTimestamp" in owner["metadata"]:
             self.refused.pop(key, None)
+            self.waiting.pop(key, None)
             return None
         kind = self.kinds[key.kind]
         if kind.is_settled(owner, self.cache.observed(key), self.settings):
@@ -117,7 +122,7 @@ class Controller:
     async def _observed(self, key: Key, kind: Kind, resource: Any) -> Observed:
         """What is there. A child that should be there and was not seen is asked for: its absence would end a run."""
         seen = self.cache.observed(key)
-        missing = [ref for ref in kind.expected(resource.status) if ref not in seen.children]
+        missing = [ref for ref in kind.expected(resource, self.settings) if ref not in seen.children]
         for ref in {*missing, *self.cache.doubtful.get(key, ())}:
             found = await self._read(ref.kind, key.namespace, ref.name)
             if found is None:
@@ -125,7 +130,22 @@ class Controller:
             else:
                 self.cache.take_as(key, found)
         modes = await self._modes(key.namespace, kind.claims(resource))
-        return replace(self.cache.observed(key), refused=self.refused.get(key, {}), modes=modes, since=self.since)
+        return replace(
+            self.cache.observed(key),
+            refused=self.refused.get(key, {}),
+            modes=modes,
+            sources=self._sources(key, kind.sources(resource)),
+            since=self.since,
+        )
+
+    def _sources(self, key: Key, wanted: tuple[Ref, ...]) -> tuple[Manifest, ...]:
+        """The resources that one waits for, as they were last seen. It will be told of their changes."""
+        if not wanted:
+            self.waiting.pop(key, None)
+            return ()
+        self.waiting[key] = wanted
+        keys = (other for ref in wanted for other in self.cache.of_kind(ref.kind, key.namespace, ref.name))
+        return tuple(owner for other in keys if (owner := self.cache.owner(other)))
 
     async def _modes(self, namespace: str, claims: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         """The access modes of the claims that are there."""
@@ -159,6 +179,9 @@ class Controller:
             return False
         written = await self.cluster.patch_status(*key, patch, owner["metadata"]["resourceVersion"])
         self.cache.take(written)
+        for other, wanted in self.waiting.items():
+            if other.namespace == key.namespace and {Ref(key.kind, key.name), Ref(key.kind, "")} & set(wanted):
+                self.changed(other)
         if (line := _line(status)) != _line(owner.get("status", {})):
             log.info("%s: %s", key, line, extra={"resource": key._asdict()})
         return True

@@ -12,11 +12,11 @@ import aiohttp
 import kopf
 from yarl import URL
 
-from lmops.cache import SELECTOR, Cache, Key
+from lmops.cache import SELECTOR, Cache
 from lmops.cluster import PAGE, RESOURCES
 from lmops.discovery import changes
 from lmops.kinds import Kind
-from lmops.plan import Manifest
+from lmops.plan import Key, Manifest
 
 FIRST, LONGEST, CALM = 0.5, 15.0, 60.0
 """Seconds before Kopf is started again, before any later start at the most, and after which all is well again."""

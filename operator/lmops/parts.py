@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmops.api.base import API_VERSION, GROUP, Model, ObjectMeta
+from lmops.api.job import NodeResources
 from lmops.api.pod import PodSettings
 from lmops.plan import Manifest
 from lmops.settings import Settings
@@ -68,6 +69,37 @@ def claims(spec: Model) -> list[str]:
 def reaches_hub(spec: Model) -> bool:
     """Whether a spec names anything on the Hugging Face hub."""
     return any(text.startswith("hf://") for text in _strings(spec.manifest()))
+
+
+def offline(spec: Model) -> dict[str, str]:
+    """What a runtime of ours is told: offline unless its spec names the hub, and that it reports by itself."""
+    told = {} if reaches_hub(spec) else {"HF_HUB_OFFLINE": "1"}
+    return {**told, "DISABLE_KUBEFLOW_INTEGRATION": "TRUE"}
+
+
+def progress_url(plural: str, owner: ObjectMeta, run: str, settings: Settings) -> dict[str, str]:
+    """Where a run posts its progress, in the variable that Hugging Face's own reporter reads."""
+    if not settings.tells_progress:
+        return {}
+    path = f"namespaces/{owner.namespace}/{plural}/{owner.name}/runs/{run}"
+    return {"KUBEFLOW_TRAINER_SERVER_URL": f"{settings.progress_url}/{path}"}
+
+
+def limits(resources: NodeResources, settings: Settings, accelerators: int | None = None) -> dict[str, str]:
+    """The memory and the accelerators of a pod: all that the node has, or as many as are named."""
+    found = {"memory": resources.per_node.memory} if resources.per_node.memory else {}
+    if (accelerator := resources.accelerator) and accelerators != 0:
+        name = accelerator.name or settings.defaults.accelerator
+        found[name] = str(accelerators or accelerator.per_node)
+    return found
+
+
+def threads(resources: NodeResources, processes: int = 1) -> dict[str, str]:
+    """One thread a core, shared among the processes of a pod."""
+    if (cpu := resources.per_node.cpu) is None:
+        return {}
+    cores = float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
+    return {"OMP_NUM_THREADS": str(max(1, int(cores // processes)))}
 
 
 def _strings(value: Any) -> Iterator[str]:

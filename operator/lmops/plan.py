@@ -32,6 +32,17 @@ class Ref(NamedTuple):
         return cls(manifest["kind"], manifest["metadata"]["name"])
 
 
+class Key(NamedTuple):
+    """A resource of ours."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
 class Event(NamedTuple):
     """What an owner reads in `kubectl describe`: posted only after the status that it speaks of was written."""
 
@@ -70,6 +81,8 @@ class Observed:
     refused: Mapping[Ref, Refusal] = field(default_factory=dict)
     modes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The access modes of the claims that matter and are there."""
+    sources: tuple[Manifest, ...] = ()
+    """The resources of the same namespace that it may be waiting for."""
     since: datetime | None = None
     """Since when all that runs report was heard; before that, silence means nothing."""
 

@@ -15,13 +15,13 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from lmops import __version__
-from lmops.cache import Key
 from lmops.cluster import Kubernetes, RefusedError, UnreachableError, connected
 from lmops.controller import Controller, NotCreatedError
 from lmops.handlers import RECONNECT, Watch
 from lmops.kinds import KINDS
 from lmops.leader import Leader, LostError
 from lmops.metrics import Metrics
+from lmops.plan import Key
 from lmops.progress.secret import Certificates
 from lmops.progress.server import Server
 from lmops.queue import Queue
@@ -51,6 +51,7 @@ class Service:
         self.settings, self.leader, self.metrics = settings, leader, metrics
         self.controller = Controller(KINDS, cluster, settings)
         self.queue = Queue[Key](self._work, self._failed, observer=metrics)
+        self.controller.changed = self.queue.add
         metrics.serves(KINDS, self.queue.workers)
         self.missed = asyncio.Event()
         """Set where a watch may have missed events."""

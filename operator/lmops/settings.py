@@ -9,8 +9,8 @@ from pydantic import Field, ValidationError
 from lmops import documents
 from lmops.api.base import Model, Quantity
 from lmops.api.crd import structural
+from lmops.api.job import Credentials, QueueName
 from lmops.api.pod import PodSettings
-from lmops.api.trainingjob import Credentials, QueueName
 from lmops.documents import AdmissionError
 from lmops.words import sentence, stray, unknown, wrong
 
@@ -35,8 +35,10 @@ class Settings(Model):
 
     trainer_image: str = "lmops-trainer:dev"
     """The image of prepare, train and evaluate."""
+    compressor_image: str = "lmops-compressor:dev"
+    """The image of compress."""
     progress_url: str = ""
-    """Where pods post their progress; `/namespaces/<ns>/trainingjobs/<job>/runs/<run>` is added. Empty: the Service."""
+    """Where pods post their progress; `/namespaces/<ns>/<jobs>/<job>/runs/<run>` is added. Empty: the Service."""
     progress_ca: str = ""
     """Whom pods trust at that place: certificates as PEM. An https URL without them is not told to pods."""
     progress_port: int = Field(8443, ge=0, le=65535)

@@ -9,6 +9,7 @@ from lmops.api.base import GROUP
 from lmops.plan import Manifest
 
 Json = dict[str, Any]
+KEPT = ("name", "namespace", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp", "labels")
 OWNER = ("name", "uid", "controller")
 
 
@@ -84,8 +85,17 @@ def _editors(metadata: Json) -> list[str]:
 
 def trimmed_owner(manifest: Manifest) -> Manifest:
     """A resource of ours without the metadata that no plan reads."""
-    kept = ("name", "namespace", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp")
-    metadata = {name: manifest["metadata"][name] for name in kept if name in manifest["metadata"]}
+    kept = (
+        "name",
+        "namespace",
+        "uid",
+        "generation",
+        "resourceVersion",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "labels",
+    )
+    metadata = {name: manifest["metadata"][name] for name in kept if manifest["metadata"].get(name)}
     return {**manifest, "metadata": metadata}
 
 

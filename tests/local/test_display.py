@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from lmops.local.display import Screen, live_line
-from lmops.local.story import TRAINING
+from lmops.local.stories.training import TRAINING
 
 NAME = "trainingjob/reviews"
 

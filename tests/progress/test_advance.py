@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lmops.api import TrainingJob
 from lmops.progress.advance import Post, advance
-from posts import LATER, NOON, body, job, post, reported, status
+from posts import LATER, NOON, body, job, post, reported, status, work
 
 
 def test_a_post_becomes_progress_metrics_and_two_words_to_show() -> None:
@@ -18,7 +18,7 @@ def test_a_post_becomes_progress_metrics_and_two_words_to_show() -> None:
         current_step=192, total_steps=384, current_epoch=0.5, checkpoint_step=150, loss=0.41, rows_per_second=68
     )
 
-    assert advance(job(status()), "a-train-a1", told, NOON) == {
+    assert advance(work(job(status())), "a-train-a1", told, NOON) == {
         "progress": {
             "percent": 50,
             "secondsRemaining": 46,
@@ -52,7 +52,7 @@ def test_a_post_becomes_progress_metrics_and_two_words_to_show() -> None:
 )
 def test_the_leading_metric_is_shown(metric: str | None, posted: dict[str, float], shown: str) -> None:
     evaluated = job(status(), evaluation={"metric": metric})
-    patch = advance(evaluated, "a-train-a1", post(**posted), NOON)
+    patch = advance(work(evaluated), "a-train-a1", post(**posted), NOON)
 
     assert patch is not None
     assert patch["display"]["metric"] == shown
@@ -67,17 +67,17 @@ def test_the_leading_metric_is_shown(metric: str | None, posted: dict[str, float
     ],
 )
 def test_nothing_is_written(why: str, run: str, progress: dict[str, Any], told: Post) -> None:
-    assert advance(job(status(progress=progress)), run, told, LATER) is None, why
+    assert advance(work(job(status(progress=progress))), run, told, LATER) is None, why
 
 
 def test_the_first_post_of_a_run_is_written_at_once() -> None:
     moment_ago = {**reported(10, at=NOON), "runs": {}}
 
-    assert advance(job(status(progress=moment_ago)), "a-train-a1", post(), NOON) is not None
+    assert advance(work(job(status(progress=moment_ago))), "a-train-a1", post(), NOON) is not None
 
 
 def test_a_loss_that_is_no_number_is_taken_out() -> None:
-    patch = advance(job(status(metrics={"loss": 0.4})), "a-train-a1", post(current_step=1, loss="nan"), NOON)
+    patch = advance(work(job(status(metrics={"loss": 0.4}))), "a-train-a1", post(current_step=1, loss="nan"), NOON)
 
     assert patch is not None
     assert patch["metrics"] == {"step": 1, "loss": None}
@@ -85,7 +85,7 @@ def test_a_loss_that_is_no_number_is_taken_out() -> None:
 
 def test_a_run_that_the_ledger_does_not_know_is_refused() -> None:
     with pytest.raises(LookupError):
-        advance(job(status()), "b-train-a0", post(), NOON)
+        advance(work(job(status())), "b-train-a0", post(), NOON)
 
 
 @pytest.mark.parametrize("told", [post(percent=9, current_step=9), post(percent=9, current_step=10, loss=0.1)])
@@ -102,7 +102,7 @@ def test_the_zero_percent_that_transformers_posts_at_every_start_moves_nothing_b
     resumed = reported(40)
     resumed["runs"]["a-train-a1"] |= {"step": None, "updatedAt": None}  # as the reconciler starts an attempt
 
-    patch = advance(job(status(progress=resumed)), "a-train-a1", post(percent=0, total_steps=100), NOON)
+    patch = advance(work(job(status(progress=resumed))), "a-train-a1", post(percent=0, total_steps=100), NOON)
 
     assert patch is not None
     assert "percent" not in patch["progress"]["runs"]["a-train-a1"]
@@ -112,7 +112,7 @@ def test_an_attempt_that_begins_anew_is_believed_once_it_steps() -> None:
     resumed = reported(40)
     resumed["runs"]["a-train-a1"] |= {"step": None, "updatedAt": None}
 
-    patch = advance(job(status(progress=resumed)), "a-train-a1", post(percent=3, current_step=3), NOON)
+    patch = advance(work(job(status(progress=resumed))), "a-train-a1", post(percent=3, current_step=3), NOON)
 
     assert patch is not None
     assert patch["progress"]["runs"]["a-train-a1"]["percent"] == 3
@@ -128,7 +128,7 @@ def test_a_trainer_of_the_users_own_is_the_whole_job() -> None:
         }
     )
 
-    patch = advance(whole, "a-train-a0", post(percent=50), NOON)
+    patch = advance(work(whole), "a-train-a0", post(percent=50), NOON)
 
     assert patch is not None
     assert patch["display"]["progress"] == "50%"
@@ -137,7 +137,7 @@ def test_a_trainer_of_the_users_own_is_the_whole_job() -> None:
 @pytest.mark.parametrize("number", [1e300, "-1e300", "1e400", "nan", "many"])
 def test_a_wild_number_makes_no_status_that_a_server_would_refuse(number: Any) -> None:
     wild = post(current_step=number, memory_bytes=number, eval_f1=number, **{"eval_" + "x" * 129: 1})
-    patch = advance(job(status()), "a-train-a1", wild, NOON)
+    patch = advance(work(job(status())), "a-train-a1", wild, NOON)
 
     assert patch is not None
     counts = [patch["progress"]["runs"]["a-train-a1"].get("step", 0), patch["metrics"].get("memoryBytes") or 0]

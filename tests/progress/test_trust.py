@@ -11,17 +11,20 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from lmops.plan import Manifest
+from lmops.plan import Key, Manifest
 from lmops.progress.tokens import Holder
 from lmops.progress.trust import Trust, owner_of
 from posts import HOLDER, OWNERS, Objects, chain, made
 
-URL = {"namespace": "default", "job": "a", "run": "a-train-a1"}
+JOB = Key("TrainingJob", "default", "a")
+URL = {"namespace": "default", "jobs": "trainingjobs", "job": "a", "run": "a-train-a1"}
 POD, WORKLOAD, _ = chain()
 
 
-def verdict(objects: tuple[Manifest, ...] = (POD, WORKLOAD), holder: Holder = HOLDER, **url: str) -> str:
-    return asyncio.run(owner_of(Objects(*objects), holder, **{**URL, **url}))
+def verdict(
+    objects: tuple[Manifest, ...] = (POD, WORKLOAD), holder: Holder = HOLDER, job: Key = JOB, run: str = "a-train-a1"
+) -> str:
+    return asyncio.run(owner_of(Objects(*objects), holder, job, run))
 
 
 def changed(manifest: Manifest, change: Callable[[Manifest], Any]) -> Manifest:
@@ -75,15 +78,19 @@ def test_a_pod_of_a_preparation_does_too():
         ),
         (
             {"objects": (POD, changed(WORKLOAD, list.clear))},
-            "PyTorchJob a-train-a1 is controlled by no TrainingJob",
+            "PyTorchJob a-train-a1 is controlled by no TrainingJob or QuantizeJob",
         ),
         (
             {"objects": (POD, changed(WORKLOAD, lambda refs: refs[0].update(apiVersion="evil.dev/v1")))},
-            "PyTorchJob a-train-a1 is controlled by no TrainingJob",
+            "PyTorchJob a-train-a1 is controlled by no TrainingJob or QuantizeJob",
         ),
         (
-            {"job": "other"},
-            "pod a-train-a1-master-0 belongs to TrainingJob a, and not to other",
+            {"job": JOB._replace(name="other")},
+            "pod a-train-a1-master-0 belongs to TrainingJob a, and not to TrainingJob other",
+        ),
+        (
+            {"job": JOB._replace(kind="QuantizeJob")},
+            "pod a-train-a1-master-0 belongs to TrainingJob a, and not to QuantizeJob a",
         ),
         (
             {"run": "a-train-a2"},

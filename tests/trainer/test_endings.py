@@ -13,7 +13,7 @@ import pytest
 
 from lmops.api import Ending, Result
 from lmops.api.run import Stopped
-from lmops.api.status import Best, ClassReport, EvaluationReport
+from lmops.api.trainingstatus import Best, ClassReport, EvaluationReport
 from lmops_trainer import launch
 from lmops_trainer.endings import LIMIT, Ranks, fitted, keep, write
 from lmops_trainer.failures import failure

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lmops.api.status import DatasetReport
+from lmops.api.trainingstatus import DatasetReport
 from lmops_trainer.data import Prepared
 from lmops_trainer.failures import Refusal
 from lmops_trainer.prepare import prepare

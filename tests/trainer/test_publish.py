@@ -145,7 +145,7 @@ def test_what_a_killed_publication_left_behind_is_replaced(tmp_path: Path):
 def test_a_folder_without_safetensors_is_not_published(tmp_path: Path):
     (weights(tmp_path / "model") / "model.safetensors").unlink()
 
-    with pytest.raises(Refusal, match="holds no safetensors weights to publish"):
+    with pytest.raises(Refusal, match="holds no weights to publish"):
         fingerprint(tmp_path / "model")
 
 

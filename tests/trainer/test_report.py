@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from lmops.api import Run
-from lmops.api.status import ClassReport, DatasetReport, EvaluationReport, ModelReport, SplitReport
+from lmops.api.status import ModelReport
+from lmops.api.trainingstatus import ClassReport, DatasetReport, EvaluationReport, SplitReport
 from lmops_trainer.plots import Line, chart, smoothed, spelled
 from lmops_trainer.report import Story, card, charts, history, page
 

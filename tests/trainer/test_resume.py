@@ -108,7 +108,7 @@ def test_a_disk_that_fills_up_during_a_save_leaves_the_checkpoint_before_it_inta
 
 
 STALE = """
-from lmops.api.status import Best
+from lmops.api.trainingstatus import Best
 from lmops_trainer import checkpoints
 def unseen(*unused):
     raise ValueError

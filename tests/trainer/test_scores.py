@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lmops.api.status import ClassReport
+from lmops.api.trainingstatus import ClassReport
 from lmops_trainer.scores import (
     class_reports,
     classification_scores,

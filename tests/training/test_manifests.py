@@ -10,12 +10,12 @@ import kubernetes_validate
 import pytest
 
 import schemas
-from builders import SETTINGS, trainingjob
+from builders import SETTINGS, manifest, trainingjob
 from lmops.api.pod import PodSettings
 from lmops.api.status import Stage
 from lmops.plan import Manifest
 from lmops.settings import Defaults, Settings
-from lmops.training.stages import STAGES, manifest
+from lmops.training.work import STAGES
 
 POD: dict[str, Any] = {
     "labels": {"team": "nlp"},

@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import schemas
-from builders import RESULTS, SETTINGS, World, ended_pod, pod, said, trainingjob
+from builders import RESULTS, SETTINGS, World, ended_pod, manifest, pod, said, trainingjob
 from lmops.api import TrainingJobStatus
 from lmops.api.crd import KINDS, resource_schema
+from lmops.jobs.failure import CLASSES
 from lmops.plan import Manifest, Ref
 from lmops.settings import Settings
-from lmops.training.failure import CLASSES
-from lmops.training.stages import STAGES, manifest
+from lmops.training.work import STAGES
 
 SCHEMA = resource_schema(KINDS[0])["properties"]
 SPEC, STATUS = schemas.validator(SCHEMA["spec"]), schemas.validator(SCHEMA["status"])

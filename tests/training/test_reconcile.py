@@ -6,21 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from builders import (
-    NOON,
-    SETTINGS,
-    World,
-    ended_pod,
-    pod,
-    running_pod,
-    said,
-    succeeded_pod,
-    trainingjob,
-)
+from builders import NOON, SETTINGS, World, ended_pod, pod, reconcile, running_pod, said, succeeded_pod, trainingjob
 from lmops.api import TrainingJobStatus
+from lmops.jobs.failure import table
 from lmops.plan import Observed, Ref, Refusal
-from lmops.training.failure import table
-from lmops.training.reconcile import reconcile
 
 KILLED = {"class": "WorkerLost", "reason": "RankKilled", "message": "Rank 1 was killed by SIGKILL.", "remedy": "-"}
 DATA = {"class": "Data", "reason": "UnknownColumn", "message": 'No column "txet".', "remedy": 'Did you mean "text"?'}

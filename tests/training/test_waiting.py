@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from builders import NOON, SETTINGS, World, ended_pod, pod, running_pod, said, trainingjob
+from builders import NOON, SETTINGS, World, ended_pod, pod, reconcile, running_pod, said, trainingjob
 from lmops.api import TrainingJobStatus
+from lmops.jobs.reconcile import is_settled
 from lmops.plan import Manifest, Observed, Ref
 from lmops.settings import Defaults, Settings
-from lmops.training.reconcile import is_settled, reconcile
 
 DATA = {"class": "Data", "reason": "UnknownColumn", "message": 'No column "txet".', "remedy": 'Did you mean "text"?'}
 TRAINING = Ref("PyTorchJob", "reviews-train-a0")

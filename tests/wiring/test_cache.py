@@ -9,9 +9,8 @@ import pytest
 
 from faults import Fault, Faults
 from lives import KEY, Life, submit
-from lmops.cache import Key
 from lmops.cluster import RefusedError
-from lmops.plan import Manifest
+from lmops.plan import Key, Manifest
 from lmops.trimming import trimmed
 
 

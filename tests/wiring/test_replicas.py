@@ -11,7 +11,7 @@ import pytest
 
 from fakeapi import FakeApi
 from lives import submit
-from lmops.cache import Key
+from lmops.plan import Key
 from operators import LEASE, Replica, replica, until, world
 
 NAME = ("Lease", "default", LEASE)

@@ -13,7 +13,7 @@ from fakeapi import FakeApi
 from faults import NONE, Fault, Faults
 from lives import submit
 from lmops import discovery, handlers, queue, service
-from lmops.cache import Key
+from lmops.plan import Key
 from lmops.service import Service
 from operators import operator, until, world
 

@@ -16,6 +16,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/* An image of the values: the registry before it, and after it this version where it has no tag and no digest. */}}
 {{- define "lmops.operatorImage" -}}{{ include "lmops.image" (list . .Values.images.operator) }}{{- end }}
+{{- define "lmops.compressorImage" -}}{{ include "lmops.image" (list . .Values.images.compressor) }}{{- end }}
 {{- define "lmops.trainerImage" -}}{{ include "lmops.image" (list . .Values.images.trainer) }}{{- end }}
 {{- define "lmops.image" -}}
 {{- $root := first . -}}{{- $name := last . -}}
@@ -27,6 +28,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "lmops.settings" -}}
 {{- $known := dict
   "trainerImage" (include "lmops.trainerImage" .)
+  "compressorImage" (include "lmops.compressorImage" .)
   "namespace" .Release.Namespace
   "namespaces" .Values.watchNamespaces
 -}}
@@ -37,14 +39,14 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* What the operator does in a namespace with jobs. */}}
 {{- define "lmops.rules" -}}
 - apiGroups: [lmops.dev]
-  resources: [trainingjobs]
+  resources: [trainingjobs, quantizejobs]
   verbs: [get, list, watch]
 - apiGroups: [lmops.dev]
-  resources: [trainingjobs/status]
+  resources: [trainingjobs/status, quantizejobs/status]
   verbs: [patch]
 # Some clusters, OpenShift among them, want this of one who makes children that block their owner's deletion.
 - apiGroups: [lmops.dev]
-  resources: [trainingjobs/finalizers]
+  resources: [trainingjobs/finalizers, quantizejobs/finalizers]
   verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]

@@ -13,8 +13,9 @@ import sys
 
 from pydantic import ValidationError
 
-from lmops.api import Run
+from lmops.api import Result, Run
 from lmops_trainer import predict
+from lmops_trainer.progress import Progress
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,11 +34,27 @@ def main(arguments: list[str] | None = None) -> int:
         parser.exit(1, f"The document is not a run: {error}\n")
     from lmops_trainer import launch
 
-    if chosen.stage != "train":
-        return launch.alone(chosen.stage, run)
+    if chosen.stage == "prepare":
+        return launch.alone("prepare", run, prepared)
+    if chosen.stage == "evaluate":
+        return launch.alone("evaluate", run, evaluated)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return launch.rank(run)
     return launch.together(run, chosen.document)
+
+
+def prepared(run: Run, progress: Progress) -> Result:
+    """Imports what the stage needs once its signals are minded: that takes seconds."""
+    from lmops_trainer.prepare import prepare
+
+    return prepare(run, progress)
+
+
+def evaluated(run: Run, progress: Progress) -> Result:
+    """As `prepared`."""
+    from lmops_trainer.evaluate import evaluate
+
+    return evaluate(run, progress)
 
 
 if __name__ == "__main__":

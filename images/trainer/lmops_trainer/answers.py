@@ -66,7 +66,7 @@ class Published:
         """Reads the passport, or guesses the task from the configuration."""
         file = folder / PASSPORT
         if not file.is_file():
-            return cls(folder, _guessed(folder), Dataset(train=TrainRows(uri="pvc://none")), None)
+            return cls(folder, guessed(folder), Dataset(train=TrainRows(uri="pvc://none")), None)
         passport = json.loads(file.read_text("utf-8"))
         dataset = RecipeSpec.model_validate(passport["spec"]).dataset
         return cls(folder, passport["task"], dataset, passport["maxLength"])
@@ -194,7 +194,7 @@ class Answerer:
         )
 
 
-def _guessed(folder: Path) -> str:
+def guessed(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         return "SequenceClassification"  # loading will say what is missing
     architectures = AutoConfig.from_pretrained(folder).architectures or []

@@ -12,12 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lmops.api import Ending, Run
+from lmops.api import Compression, Ending, Run
 from lmops.api.run import Stopped
 from lmops.api.status import Failure
 from lmops_trainer.failures import is_permanent
 from lmops_trainer.uris import path
 
+AnyRun = Run | Compression
+"""A run of any kind of job."""
 LIMIT = 4096
 """What a container's termination log holds, in bytes."""
 
@@ -31,7 +33,7 @@ class Stop(Exception):  # noqa: N818
         self.step = step
 
 
-def job_folder(run: Run) -> Path:
+def job_folder(run: AnyRun) -> Path:
     """Where this job keeps its checkpoints, logs and results."""
     return path(run.spec.workspace_uri) / "jobs" / run.run.uid
 
@@ -45,7 +47,7 @@ def write(ending: Ending) -> None:
         print(text, flush=True)
 
 
-def keep(ending: Ending, run: Run) -> None:
+def keep(ending: Ending, run: AnyRun) -> None:
     """Writes a success into the workspace, whole or not at all."""
     target = job_folder(run) / "results" / f"{ending.stage}.json"
     target.parent.mkdir(parents=True, exist_ok=True)

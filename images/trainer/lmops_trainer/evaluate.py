@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmops.api.run import Result, Run
-from lmops.api.status import EvaluationReport, ModelReport
+from lmops.api.status import ModelReport
+from lmops.api.trainingstatus import EvaluationReport
 from lmops_trainer import baseline, publish, report, uris
 from lmops_trainer.checkpoints import recover
 from lmops_trainer.data.prepared import Prepared

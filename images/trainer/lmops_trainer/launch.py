@@ -11,27 +11,29 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from lmops.api import Ending, Result, Run
 from lmops.api.run import Stopped
 from lmops.api.status import Failure, Stage
 from lmops_trainer.checkpoints import latest
-from lmops_trainer.endings import Ranks, Stop, job_folder, keep, refuse_twice, tail, write
+from lmops_trainer.endings import AnyRun, Ranks, Stop, job_folder, keep, refuse_twice, tail, write
 from lmops_trainer.failures import failure, failure_of
 from lmops_trainer.log import log, open_log, own_log
 from lmops_trainer.progress import Progress
 from lmops_trainer.torchrun import started
 
+R = TypeVar("R", bound=AnyRun)
 
-def alone(stage: Stage, run: Run) -> int:
-    """Runs `prepare` or `evaluate` in this process."""
+
+def alone(stage: Stage, run: R, work: Callable[[R, Progress], Result], logged: str = "train.log") -> int:
+    """Runs a stage that is one process in this one."""
     progress = Progress.from_environment()
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _raise_stop)
-        open_log(stage, job_folder(run) / "train.log")
-        ending = Ending(stage=stage, attempt=run.run.attempt, result=_stage(stage)(run, progress))
+        open_log(stage, job_folder(run) / logged)
+        ending = Ending(stage=stage, attempt=run.run.attempt, result=work(run, progress))
         _ignore_signals()
         keep(ending, run)
     except BaseException as error:
@@ -112,7 +114,7 @@ def summed_up(
     return Ending(**head, failure=failed)
 
 
-def ended(error: BaseException, stage: Stage, run: Run) -> Ending:
+def ended(error: BaseException, stage: Stage, run: AnyRun) -> Ending:
     """The ending of a stage that raised."""
     checkpoint = last_step(run) if stage == "train" else None
     if isinstance(error, Stop):
@@ -126,23 +128,13 @@ def ended(error: BaseException, stage: Stage, run: Run) -> Ending:
     return Ending(stage=stage, attempt=run.run.attempt, failure=failed, checkpoint=checkpoint)
 
 
-def last_step(run: Run) -> int | None:
+def last_step(run: AnyRun) -> int | None:
     """The step of the last complete checkpoint of any attempt."""
     try:
         found = latest(job_folder(run) / "checkpoints")
     except OSError:
         return None
     return found.step if found else None
-
-
-def _stage(stage: Stage) -> Callable[[Run, Progress], Result]:
-    if stage == "prepare":
-        from lmops_trainer.prepare import prepare
-
-        return prepare
-    from lmops_trainer.evaluate import evaluate
-
-    return evaluate
 
 
 def _raise_stop(number: int, frame: FrameType | None) -> None:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from lmops.api import Result, Run
 from lmops.api.dataset import Source
-from lmops.api.status import DatasetReport, SplitReport
 from lmops.api.trainingjob import RecipeSpec
+from lmops.api.trainingstatus import DatasetReport, SplitReport
 from lmops_trainer.data.assemble import Assembled, Assembly, Texts
 from lmops_trainer.data.configs import ModelConfig, longest, model_config
 from lmops_trainer.data.examples import Batch, examples

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lmops.api.run import Run
-from lmops.api.status import EvaluationReport, ModelReport
+from lmops.api.status import ModelReport
+from lmops.api.trainingstatus import EvaluationReport
 from lmops_trainer import uris
 from lmops_trainer.checkpoints import flush, flush_all
 from lmops_trainer.data.prepared import Prepared
@@ -23,13 +24,25 @@ from lmops_trainer.failures import Refusal
 
 PASSPORT = "lmops.json"
 MODEL_FILES = (
-    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
+    "*.safetensors", "*.safetensors.index.json", "*.onnx", "*.onnx.data", "*.pte", "config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
     "encoder.json", "*.model", "*.spm", "*.bpe", "*.tiktoken", "chat_template.jinja",
     "additional_chat_templates/*.jinja", "*.py",
 )  # fmt: skip
 """What the digest covers: weights, configuration and tokenizer."""
-LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "safetensors", "scikit-learn", "numpy", "lmops")
+WEIGHTS = (".safetensors", ".onnx", ".pte")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "safetensors",
+    "scikit-learn",
+    "numpy",
+    "onnxruntime",
+    "executorch",
+    "lmops",
+)
 
 
 @dataclass(frozen=True)
@@ -57,11 +70,11 @@ def fingerprint(folder: Path) -> Fingerprint:
     """Reads all files of the model once."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files = {name: path for name, path in found.items() if any(fnmatchcase(name, form) for form in MODEL_FILES)}
-    if not any(name.endswith(".safetensors") for name in files):
+    if not any(name.endswith(WEIGHTS) for name in files):
         raise Refusal(
             "Model",
             "WeightsMissing",
-            f"{folder} holds no safetensors weights to publish.",
+            f"{folder} holds no weights to publish.",
             "Run the train stage again; it leaves the weights there.",
         )
     hashed = {name: _sha256(path) for name, path in files.items()}

@@ -15,7 +15,8 @@ import yaml
 from markupsafe import Markup
 
 from lmops.api.run import Run
-from lmops.api.status import DatasetReport, EvaluationReport, ModelReport
+from lmops.api.status import ModelReport
+from lmops.api.trainingstatus import DatasetReport, EvaluationReport
 from lmops_trainer.plots import Line, Point, chart, smoothed, spelled
 from lmops_trainer.scores import LOWER_IS_BETTER, leading
 

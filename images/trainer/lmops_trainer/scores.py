@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import accuracy_score, confusion_matrix, matthews_corrcoef, precision_recall_fscore_support
 
-from lmops.api.status import ClassReport
+from lmops.api.trainingstatus import ClassReport
 
 Numbers = Sequence[Any] | np.ndarray[Any, Any]
 LOWER_IS_BETTER = {"loss", "perplexity", "maskedPerplexity"}

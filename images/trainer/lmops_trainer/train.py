@@ -17,8 +17,8 @@ import torch
 from transformers import TrainingArguments
 
 from lmops.api import Result, Run
-from lmops.api.status import Best
 from lmops.api.trainingjob import RecipeSpec, TrainingSettings
+from lmops.api.trainingstatus import Best
 from lmops_trainer import models
 from lmops_trainer.callbacks import Patience, Reporter, Rhythm, Schedule, Signals
 from lmops_trainer.checkpoints import latest, passed_over

@@ -17,7 +17,8 @@ import transformers
 from torch.utils.data import DataLoader
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from lmops.api.status import Best, Failure
+from lmops.api.status import Failure
+from lmops.api.trainingstatus import Best
 from lmops_trainer import models
 from lmops_trainer.callbacks import Patience, Signals
 from lmops_trainer.checkpoints import complete, prune, recover, remove, replaced, seal

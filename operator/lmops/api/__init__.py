@@ -1,12 +1,21 @@
 """The types of the three kinds: one source for the CRDs, the documents of the runtimes, and the words of the docs."""
 
-from lmops.api.run import Ending, Resolved, Result, Run, RunId
-from lmops.api.status import Failure, RunRecord, TrainingJobStatus
+from lmops.api.job import Job, JobSpec
+from lmops.api.quantizejob import QuantizeJob, QuantizeJobSpec
+from lmops.api.run import Compression, Ending, Resolved, Result, Run, RunId
+from lmops.api.status import Failure, JobStatus, RunRecord
 from lmops.api.trainingjob import TrainingJob, TrainingJobSpec
+from lmops.api.trainingstatus import TrainingJobStatus
 
 __all__ = [
+    "Compression",
     "Ending",
     "Failure",
+    "Job",
+    "JobSpec",
+    "JobStatus",
+    "QuantizeJob",
+    "QuantizeJobSpec",
     "Resolved",
     "Result",
     "Run",

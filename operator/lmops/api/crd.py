@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from lmops.api.base import GROUP, VERSION, Model
+from lmops.api.quantizejob import QuantizeJob
 from lmops.api.trainingjob import TrainingJob
 
 RULES = "x-kubernetes-validations"
@@ -48,6 +49,24 @@ KINDS = (
             Column("Progress", ".status.display.progress"),
             Column("Metric", ".status.display.metric"),
             Column("Nodes", ".status.display.nodes"),
+            Column("Reason", ".status.display.reason"),
+            Column("Model", ".status.model.uri", priority=1),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+    ),
+    Kind(
+        model=QuantizeJob,
+        plural="quantizejobs",
+        short="qj",
+        mutable=frozenset({"suspend"}),
+        columns=(
+            Column("Phase", ".status.phase"),
+            Column("Progress", ".status.display.progress"),
+            Column("Method", ".status.display.method"),
+            Column("Size", ".status.display.size"),
+            Column("Speedup", ".status.display.speedup"),
+            Column("Quality", ".status.display.quality"),
+            Column("Verdict", ".status.display.verdict"),
             Column("Reason", ".status.display.reason"),
             Column("Model", ".status.model.uri", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),

@@ -7,8 +7,12 @@ from typing import Annotated
 from pydantic import Field
 
 from lmops.api.base import Line, Model, Report
-from lmops.api.status import Best, DatasetReport, EvaluationReport, Failure, ModelReport, Stage
+from lmops.api.compressionreport import CompressionReport, SearchReport
+from lmops.api.quantizejob import QuantizeJobSpec
+from lmops.api.reference import ResolvedModel
+from lmops.api.status import Failure, ModelReport, Stage
 from lmops.api.trainingjob import RecipeSpec
+from lmops.api.trainingstatus import Best, DatasetReport, EvaluationReport
 
 LIMIT = 100 * 1024
 """The longest document, in bytes: one argument of a process holds 128 KiB."""
@@ -36,19 +40,33 @@ class Resolved(Model):
     """The weights to evaluate."""
 
 
-class Run(Model):
-    """One run of one stage: all that a runtime is told."""
+class Document(Model):
+    """All that a runtime is told."""
 
-    spec: RecipeSpec
-    """The job's spec."""
     run: RunId
     """Which run this is."""
-    resolved: Resolved = Resolved()
-    """What earlier stages have made."""
 
     def document(self) -> str:
         """The one argument of the runtime. Kubernetes expands `$(X)` in arguments, so every `$` is escaped."""
         return self.model_dump_json(by_alias=True, exclude_none=True).replace("$", "\\u0024")
+
+
+class Run(Document):
+    """One run of one stage of a TrainingJob."""
+
+    spec: RecipeSpec
+    """The job's spec."""
+    resolved: Resolved = Resolved()
+    """What earlier stages have made."""
+
+
+class Compression(Document):
+    """One run of a QuantizeJob."""
+
+    spec: QuantizeJobSpec
+    """The job's spec."""
+    source: ResolvedModel
+    """The model to compress."""
 
 
 class Result(Report):
@@ -59,9 +77,13 @@ class Result(Report):
     best: Best | None = None
     """train: the weights."""
     model: ModelReport | None = None
-    """evaluate: the published model."""
+    """evaluate, compress: the published model."""
     evaluation: EvaluationReport | None = None
     """evaluate: its figures."""
+    report: CompressionReport | None = None
+    """compress: both models side by side."""
+    search: SearchReport | None = None
+    """compress: what a search has found."""
 
 
 class Stopped(Report):

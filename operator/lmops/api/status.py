@@ -1,4 +1,4 @@
-"""What a TrainingJob reports back: its ledger of runs, its progress, its figures, and why it failed."""
+"""What every job reports back: its ledger of runs, its progress, and why it failed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lmops.api.base import Cell, Condition, Line, Report, Text, Time, Word
 Phase = Literal[
     "Queued", "Pending", "Preparing", "Running", "Hung", "Restarting", "Evaluating", "Succeeded", "Failed", "Suspended",
 ]  # fmt: skip
-Stage = Literal["prepare", "train", "evaluate"]
+Stage = Literal["prepare", "train", "evaluate", "compress"]
 FailureClass = Literal[
     "Data", "Model", "Settings", "Diverged", "OutOfMemory", "Disk", "Volume", "Credentials", "Deadline", "Code",
-    "Communication", "Hung", "WorkerLost", "NodeLost", "Preempted", "Image", "Unschedulable",
+    "Communication", "Hung", "WorkerLost", "NodeLost", "Preempted", "Image", "Unschedulable", "Verdict",
 ]  # fmt: skip
 Figures = Annotated[dict[Word, float], Field(max_length=256)]
 
@@ -61,44 +61,6 @@ class RunRecord(Report):
     """When its last pod ended, or its end was noticed."""
     evidence: Annotated[list[Line], Field(max_length=20)] = []
     """Its last log lines, when it failed."""
-
-
-class SplitReport(Report):
-    """One split of the prepared data."""
-
-    rows: int
-    """Texts, or pairs of texts."""
-    examples: int
-    """What the model reads: rows, windows or packed blocks."""
-    tokens: int
-    """Tokens in all examples, padding not counted."""
-    truncated: int = 0
-    """Rows that were cut at the longest length."""
-    labels: Annotated[dict[Word, int], Field(max_length=256)] = {}
-    """Rows of each class."""
-
-
-class DatasetReport(Report):
-    """What became of the data."""
-
-    uri: Line
-    """Where the prepared data lies."""
-    hash: Word
-    """sha256 of what went in: the files, the settings and the tokenizer."""
-    rows_read: int
-    """Rows read from all training sources."""
-    dropped: Annotated[dict[Word, int], Field(max_length=32)] = {}
-    """Rows dropped, by reason."""
-    notes: Annotated[list[Line], Field(max_length=32)] = []
-    """What a reader of the figures should know, as a test split that is the validation split."""
-    train: SplitReport | None = None
-    """The rows the model learns from."""
-    validation: SplitReport | None = None
-    """The rows that chose the best checkpoint."""
-    test: SplitReport | None = None
-    """The rows of the final figures."""
-    reused: bool = False
-    """Whether an earlier job had prepared the very same."""
 
 
 class RunProgress(Report):
@@ -162,19 +124,6 @@ class Metrics(Report):
     """The values of the last evaluation."""
 
 
-class Best(Report):
-    """The best evaluation so far."""
-
-    step: int
-    """The optimiser step."""
-    metric: Word
-    """The metric that was asked for."""
-    value: float
-    """Its value on the validation rows."""
-    path: Line | None = None
-    """Where its weights lie until they are published."""
-
-
 class ModelReport(Report):
     """The published model."""
 
@@ -186,40 +135,6 @@ class ModelReport(Report):
     """The size of the files that the digest covers."""
     parameters: int
     """The number of its weights."""
-
-
-class ClassReport(Report):
-    """The figures of one class."""
-
-    precision: float
-    """The share of rows called this class that are."""
-    recall: float
-    """The share of rows of this class that were found."""
-    f1: float
-    """Their harmonic mean."""
-    rows: int
-    """Rows of this class."""
-
-
-class EvaluationReport(Report):
-    """The figures on the test rows."""
-
-    split: Literal["test", "validation"]
-    """Which rows were scored. On `validation` the figures flatter: those rows also chose the checkpoint."""
-    rows: int
-    """How many."""
-    metrics: Figures
-    """All figures by name."""
-    classes: Annotated[dict[Word, ClassReport], Field(max_length=64)] = {}
-    """The figures of each class."""
-    confusion: Annotated[list[Annotated[list[int], Field(max_length=64)]], Field(max_length=64)] = []
-    """Rows by true class (outer) and predicted class (inner), classes in the order of their names."""
-    baseline: Figures = {}
-    """The same figures of a linear model (TF-IDF and logistic regression) on the same rows."""
-    beats_baseline: bool | None = None
-    """Whether the model's leading metric is above the linear model's."""
-    verdict: Line | None = None
-    """Both in one sentence."""
 
 
 class Display(Report):
@@ -235,8 +150,8 @@ class Display(Report):
     """What is going on, or what went wrong."""
 
 
-class TrainingJobStatus(Report):
-    """What was last observed of the job."""
+class JobStatus(Report):
+    """What was last observed of a job."""
 
     phase: Phase | None = None
     """Where the job stands, in one word."""
@@ -254,17 +169,9 @@ class TrainingJobStatus(Report):
     """The ledger: every attempt at every stage, in the order of their starts."""
     restarts: int = 0
     """How often a run was started again at the cost of the retry budget."""
-    dataset: DatasetReport | None = None
-    """What became of the data."""
     progress: Progress = Progress()
     """How far the job has come."""
     metrics: Metrics = Metrics()
     """The latest values that the run in progress has reported."""
-    best: Best | None = None
-    """The best evaluation."""
-    model: ModelReport | None = None
-    """The published model."""
-    evaluation: EvaluationReport | None = None
-    """The figures on the test rows."""
     failure: Failure | None = None
     """Why the job failed, or why its last attempt did."""

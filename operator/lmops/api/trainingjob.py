@@ -6,24 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lmops.api.base import (
-    API_VERSION,
-    Cores,
-    Model,
-    Name,
-    ObjectMeta,
-    Quantity,
-    VolumeUri,
-    at_least_one,
-    at_most_one,
-    rules,
-)
+from lmops.api.base import API_VERSION, Model, Name, at_least_one, at_most_one, rules
 from lmops.api.dataset import Dataset
+from lmops.api.job import Job, JobSpec, NodeResources, Output
 from lmops.api.model import ModelSpec
-from lmops.api.pod import DnsName, PodSettings
-from lmops.api.status import TrainingJobStatus
+from lmops.api.pod import DnsName
+from lmops.api.trainingstatus import TrainingJobStatus
 
-QueueName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
 Metric = Annotated[
     str,
     Field(pattern=r"^(loss|perplexity|maskedPerplexity|accuracy|precision|recall|f1|mcc|f1:.{1,64})$", max_length=80),
@@ -115,42 +104,13 @@ class Checkpoint(Model):
     """How many complete checkpoints stay."""
 
 
-class Workspace(Model):
-    """Where prepared data and checkpoints live."""
-
-    uri: VolumeUri
-    """A folder on a volume; jobs that share it share prepared data."""
-
-
-class Share(Model):
-    """What one node of the job gets."""
-
-    cpu: Cores | None = None
-    """Processor cores, requested and, as threads, used."""
-    memory: Quantity | None = None
-    """Memory, requested and at the same time the limit."""
-
-
-class Accelerator(Model):
-    """The accelerators of one node."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[a-zA-Z0-9._-]+$", max_length=128)] | None = None
-    """The resource name. Default: the operator's, which is nvidia.com/gpu where nobody has chosen another."""
-    per_node: Annotated[int, Field(ge=1, le=64)] = 1
-    """How many of them a node has."""
-
-
-class Resources(Model):
+class Resources(NodeResources):
     """The machines of the training run."""
 
     nodes: Annotated[int, Field(ge=1, le=4096)] = 1
     """Pods that train together."""
     processes_per_node: Annotated[int, Field(ge=1, le=256)] | None = None
     """Training processes in a pod. Default: one an accelerator, else one."""
-    per_node: Share = Share()
-    """What one pod gets."""
-    accelerator: Accelerator | None = None
-    """The accelerators of a pod."""
 
     @property
     def processes(self) -> int:
@@ -163,33 +123,11 @@ class Resources(Model):
         return self.nodes * self.processes
 
 
-class Retry(Model):
-    """What becomes of a run that was lost. Evictions and preemptions are not counted."""
+class ModelOutput(Output):
+    """Where models go, and which."""
 
-    restarts: Annotated[int, Field(ge=0, le=100)] = 3
-    """How often the whole group may start again, each time from the last complete checkpoint."""
-    deadline_seconds: Annotated[int, Field(ge=1)] | None = None
-    """The longest time the job may work, over all its runs; waiting in a queue does not count."""
-    hung_after_seconds: Annotated[int, Field(ge=60)] = 1800
-    """How long all pods may run without a report, once there was one, before the job is called Hung; after twice as long the attempt has failed."""
-    pending_seconds: Annotated[int, Field(ge=1)] | None = None
-    """How long a pod may wait for a node or an image before the job has failed. Default: a quarter of an hour for an image, and any time for a node."""
-
-
-class Output(Model):
-    """Where models go."""
-
-    uri: VolumeUri
-    """A collection: the model is published in a folder of it, named by its digest."""
     keep: Literal["Best", "Last"] = "Best"
     """Which weights are published: those of the best evaluation, or those of the last step."""
-
-
-class Credentials(Model):
-    """What a job needs to reach private places."""
-
-    secret_name: DnsName
-    """A Secret whose keys become environment variables, as `HF_TOKEN`."""
 
 
 class OwnTrainer(Model):
@@ -208,7 +146,7 @@ class OwnTrainer(Model):
     """Claims to mount besides those of `output` and `workspace`, each at `$(LMOPS_VOLUMES)/<claim>`."""
 
 
-class TrainingJobSpec(Model):
+class TrainingJobSpec(JobSpec):
     """What to train, on what, and where to put it. Apart from `suspend` it cannot change: new settings are a new name."""
 
     model_config = rules(
@@ -230,29 +168,10 @@ class TrainingJobSpec(Model):
     """How checkpoints are compared."""
     checkpoint: Checkpoint = Checkpoint()
     """From what a lost run goes on."""
-    workspace: Workspace | None = None
-    """Where prepared data and checkpoints live. Default: `.lmops` in `output.uri`."""
+    output: ModelOutput
+    """Where the model goes."""
     resources: Resources = Resources()
     """The machines of the training run."""
-    retry: Retry = Retry()
-    """What becomes of a run that was lost."""
-    output: Output
-    """Where the model goes."""
-    credentials: Credentials | None = None
-    """What the job needs to reach private places."""
-    pod: PodSettings = PodSettings()
-    """Where its pods run and what they carry."""
-    queue_name: QueueName | None = None
-    """The Kueue queue that every run of the job waits in."""
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
-    """How long Jobs, PyTorchJobs and their pods stay after the end. The job itself, its status and its model stay."""
-    suspend: bool = False
-    """Stops the job after it has saved a checkpoint; it goes on from there when this is false again."""
-
-    @property
-    def workspace_uri(self) -> str:
-        """Where prepared data and checkpoints live."""
-        return self.workspace.uri if self.workspace else f"{self.output.uri.rstrip('/')}/.lmops"
 
 
 class RecipeSpec(TrainingJobSpec):
@@ -264,15 +183,13 @@ class RecipeSpec(TrainingJobSpec):
     """The data."""
 
 
-class TrainingJob(Model):
+class TrainingJob(Job):
     """A language model's training: data preparation, a training run on N nodes, and an evaluation."""
 
     api_version: Literal["lmops.dev/v1alpha1"] = API_VERSION
     """The version of this resource's form."""
     kind: Literal["TrainingJob"] = "TrainingJob"
     """The kind of this resource."""
-    metadata: ObjectMeta
-    """Name, namespace, labels."""
     spec: TrainingJobSpec
     """What to train, on what, and where to put it."""
     status: TrainingJobStatus = TrainingJobStatus()

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lmops.local.story import Chapter, Ending, Moment, Story
+from lmops.local.stories import AnyStory, Chapter, Ending, Moment
 from lmops.plan import Manifest
 
 EVERY_SECONDS, EVERY_PERCENT = 10.0, 10
@@ -54,7 +54,7 @@ class Screen:
         if self.live:
             self.live.stop()
 
-    def show(self, name: str, status: Manifest, story: Story) -> None:
+    def show(self, name: str, status: Manifest, story: AnyStory) -> None:
         """Tells what is new of a resource."""
         for chapter in news(story.chapters(status), self.told, name):
             if chapter.ended or not self.live:
@@ -66,7 +66,7 @@ class Screen:
         if not self.live:
             self._plain(name, self.moments[name])
 
-    def skip(self, name: str, status: Manifest, story: Story) -> None:
+    def skip(self, name: str, status: Manifest, story: AnyStory) -> None:
         """Takes what has happened so far as told."""
         news(story.chapters(status), self.told, name)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from lmops.jobs.reconcile import reconcile
+from lmops.jobs.work import AnyWork
 from lmops.local.cluster import Cluster
 from lmops.local.home import Folder, Home
 from lmops.local.kinds import Kind
@@ -35,7 +38,7 @@ class Engine:
     def __init__(
         self, home: Home, folder: Folder, kind: Kind, settings: Settings, node: Node, show: Callable[[], None]
     ) -> None:
-        self.folder, self.kind, self.settings, self.show = folder, kind, settings, show
+        self.home, self.folder, self.kind, self.settings, self.show = home, folder, kind, settings, show
         self.kubelet = Kubelet(home, folder, node)
         self.cluster = Cluster(folder, self.kubelet)
         self.resource: Manifest = {}
@@ -67,6 +70,10 @@ class Engine:
         self.stopping = True
         self.cluster.go_down(_now())
 
+    def work(self) -> AnyWork:
+        """The resource as it is now."""
+        return self.kind.row.work(self.kind.crd.model.model_validate(self.resource), self.settings)
+
     def merge(self, patch: Manifest) -> None:
         """Takes a merge patch of the status in, as the progress endpoint sends it."""
         self.resource["status"] = merged(self.status, patch)
@@ -92,8 +99,9 @@ class Engine:
         self.resource = {**(self.folder.applied() or self.resource), "status": self.status or self.folder.status()}
 
     def _plan(self, now: datetime) -> Plan[Any]:
-        job = self.kind.crd.model.model_validate(self.resource)
-        return self.kind.reconcile(job, self.cluster.observed(), now, self.settings)
+        work, sources = self.work(), self.kind.row.sources
+        seen = tuple(found for ref in sources(work.job) for found in self.home.resources(self.folder.namespace, ref))
+        return reconcile(work, replace(self.cluster.observed(), sources=seen), now)
 
     def _carry_out(self, plan: Plan[Any], now: datetime, only_tell: bool = False) -> None:
         """Writes the status if it is another, then deletes, creates and tells the events: in the order of a cluster."""

@@ -238,6 +238,11 @@ class Home:
         found = self.root.glob(f"resources/{namespace or '*'}/{kind or '*'}/*/applied.json")
         return [Folder(path.parent) for path in sorted(found)]
 
+    def resources(self, namespace: str, ref: Ref) -> list[Manifest]:
+        """The resource of this name as a cluster would show it; without a name all of the kind."""
+        found = (folder.resource() for folder in self.folders(namespace, ref.kind) if ref.name in ("", folder.name))
+        return [resource for resource in found if resource]
+
     def secret(self, namespace: str, name: str) -> dict[str, str] | None:
         """What a Secret holds."""
         found: dict[str, str] | None = read_json(self.root / "secrets" / namespace / f"{name}.json")

@@ -6,17 +6,18 @@ from typing import NamedTuple
 
 from lmops import kinds
 from lmops.api import crd
-from lmops.kinds import Reconcile
-from lmops.local.story import TRAINING, Story
+from lmops.local.stories import AnyStory
+from lmops.local.stories.quantization import QUANTIZATION
+from lmops.local.stories.training import TRAINING
 
 
 class Kind(NamedTuple):
-    """What the engine knows of a kind: its form, its reconcile, and how its status is told."""
+    """What the engine knows of a kind: its form, its work, and how its status is told."""
 
     crd: crd.Kind
-    reconcile: Reconcile
-    story: Story
+    row: kinds.Kind
+    story: AnyStory
 
 
-STORIES: dict[str, Story] = {"TrainingJob": TRAINING}
-KINDS = {name: Kind(kind.form, kind.reconcile, STORIES[name]) for name, kind in kinds.KINDS.items()}
+STORIES: dict[str, AnyStory] = {"TrainingJob": TRAINING, "QuantizeJob": QUANTIZATION}
+KINDS = {name: Kind(kind.form, kind, STORIES[name]) for name, kind in kinds.KINDS.items()}

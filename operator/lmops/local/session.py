@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from lmops.api.trainingjob import TrainingJob
+from lmops.jobs.work import AnyWork
 from lmops.local import accelerators
 from lmops.local.display import Screen, line
 from lmops.local.engine import Engine, Outcome, is_suspended
@@ -21,6 +21,7 @@ from lmops.local.kinds import KINDS
 from lmops.local.kubelet import Node
 from lmops.local.sandbox import PROGRESS
 from lmops.local.volumes import Volumes
+from lmops.plan import Key
 from lmops.progress.endpoint import Endpoint
 from lmops.settings import Settings
 
@@ -35,7 +36,7 @@ class Session:
     def __init__(self, home: Home, folders: Iterable[Folder], screen: Screen, again: str) -> None:
         self.home, self.screen, self.again = home, screen, again
         self.folders = list(folders)
-        self.engines: dict[tuple[str, str, str], Engine] = {}
+        self.engines: dict[Key, Engine] = {}
         self.following: set[asyncio.Task[int]] = set()
         self.interrupts = 0
 
@@ -54,13 +55,13 @@ class Session:
             await runner.cleanup()
         return INTERRUPTED if INTERRUPTED in codes else max(codes, default=0)
 
-    async def read(self, namespace: str, job: str) -> tuple[TrainingJob, str]:
+    async def read(self, job: Key) -> tuple[AnyWork, str]:
         """A job, for the progress endpoint. Within one process nothing comes between a read and its write."""
-        return TrainingJob.model_validate(self.engines[namespace, "TrainingJob", job].resource), ""
+        return self.engines[job].work(), ""
 
-    async def write(self, namespace: str, job: str, status: dict[str, Any], version: str) -> None:
+    async def write(self, job: Key, status: dict[str, Any], version: str) -> None:
         """Takes a patch of the status in."""
-        self.engines[namespace, "TrainingJob", job].merge(status)
+        self.engines[job].merge(status)
 
     async def _one(self, folder: Folder, settings: Settings, node: Node) -> int:
         if not folder.engine.take():
@@ -84,7 +85,7 @@ class Session:
         engine = Engine(
             self.home, folder, kind, settings, node, lambda: self.screen.show(str(folder), engine.status, kind.story)
         )
-        self.engines[folder.namespace, folder.kind, folder.name] = engine
+        self.engines[Key(folder.kind, folder.namespace, folder.name)] = engine
         if self.interrupts:
             return INTERRUPTED
         outcome = await engine.run()

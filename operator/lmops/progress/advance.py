@@ -10,10 +10,9 @@ from typing import Any
 from pydantic import Field, FiniteFloat
 
 from lmops.api.base import Report
-from lmops.api.status import Metrics, Progress, RunProgress, RunRecord, TrainingJobStatus
-from lmops.api.trainingjob import TrainingJob
+from lmops.api.status import JobStatus, Metrics, Progress, RunProgress, RunRecord
+from lmops.jobs.work import AnyWork
 from lmops.patches import difference
-from lmops.training.stages import share
 
 THROTTLE = timedelta(seconds=10)
 RUNS = 64
@@ -83,7 +82,7 @@ class Post(Report):
 
 
 def advance(
-    job: TrainingJob, run: str, post: Post, now: datetime, throttle: timedelta = THROTTLE
+    work: AnyWork, run: str, post: Post, now: datetime, throttle: timedelta = THROTTLE
 ) -> dict[str, Any] | None:
     """The merge patch of the status that a post makes; `None` where it is late, or comes too soon.
 
@@ -91,7 +90,7 @@ def advance(
 
     Raises `LookupError` for a run that the ledger does not know.
     """
-    status, record, written = job.status, _record(job.status, run), last_written(job.status, run)
+    status, record, written = work.job.status, _record(work.job.status, run), last_written(work.job.status, run)
     if not is_current(status, run) or (written and now - written < throttle):
         return None
     before = status.progress.runs.get(run, RunProgress(attempt=record.attempt))
@@ -99,28 +98,28 @@ def advance(
     metrics = _metrics(status.metrics if status.progress.stage == record.stage else Metrics(), post)
     if (after.step or 0, after.percent) < (before.step or 0, before.percent):
         after, metrics = before.model_copy(update={"updated_at": after.updated_at}), status.metrics
-    progress = _whole(job, record, after)
+    progress = _whole(work, record, after)
     return {
         "progress": difference(status.progress.manifest(), progress.manifest()),
         "metrics": difference(status.metrics.manifest(), metrics.manifest()),
-        "display": {"progress": f"{progress.percent}%", **_displayed(metrics, job.spec.evaluation.metric)},
+        "display": {"progress": f"{progress.percent}%", **_displayed(metrics, work.metric)},
     }
 
 
-def is_current(status: TrainingJobStatus, run: str) -> bool:
+def is_current(status: JobStatus, run: str) -> bool:
     """Whether the run goes on, and no later attempt at its stage has begun."""
     record = _record(status, run)
     latest = max(row.attempt for row in status.runs if row.stage == record.stage)
     return record.state in ("Pending", "Running") and record.attempt == latest
 
 
-def last_written(status: TrainingJobStatus, run: str) -> datetime | None:
+def last_written(status: JobStatus, run: str) -> datetime | None:
     """When the job's progress was written last; `None` for a run that has none: its first post is always taken."""
     known = status.progress.runs.get(run)
     return status.progress.updated_at if known and known.updated_at else None
 
 
-def _record(status: TrainingJobStatus, run: str) -> RunRecord:
+def _record(status: JobStatus, run: str) -> RunRecord:
     record = next((row for row in status.runs if row.name == run), None)
     if record is None:
         raise LookupError(run)
@@ -143,13 +142,13 @@ def _run_progress(before: RunProgress, record: RunRecord, told: Post, now: datet
     )
 
 
-def _whole(job: TrainingJob, record: RunRecord, run: RunProgress) -> Progress:
+def _whole(work: AnyWork, record: RunRecord, run: RunProgress) -> Progress:
     """The whole job's progress: the stages before in full, this one by its share."""
-    progress = job.status.progress
+    progress = work.job.status.progress
     runs = {**progress.runs, record.name: run}
     for name in list(runs)[:-RUNS]:
         del runs[name]
-    start, end = share(job, record.stage)
+    start, end = work.share(record.stage)
     return progress.model_copy(
         update={
             "stage": record.stage,

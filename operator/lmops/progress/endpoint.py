@@ -10,11 +10,14 @@ from typing import Any, NamedTuple, Protocol
 from aiohttp import web
 from pydantic import ValidationError
 
-from lmops.api.trainingjob import TrainingJob
+from lmops.api import JobStatus, crd
+from lmops.jobs.work import AnyWork
 from lmops.memory import Memory
+from lmops.plan import Key
 from lmops.progress.advance import THROTTLE, Post, Value, advance, is_current, last_written
 
-PATH = "/namespaces/{namespace}/trainingjobs/{job}/runs/{run}"
+KINDS = {form.plural: form.model.__name__ for form in crd.KINDS}
+PATH = f"/namespaces/{{namespace}}/{{jobs:{'|'.join(KINDS)}}}/{{job}}/runs/{{run}}"
 BODY_LIMIT = 64 * 1024
 BODY_WITHIN = 10.0
 """Seconds that a body may take to arrive."""
@@ -32,10 +35,10 @@ class ConflictError(Exception):
 class Store(Protocol):
     """Where jobs are read, and their status written."""
 
-    async def read(self, namespace: str, job: str) -> tuple[TrainingJob, str]:
+    async def read(self, job: Key) -> tuple[AnyWork, str]:
         """A job and its version; `LookupError` where there is none."""
 
-    async def write(self, namespace: str, job: str, status: dict[str, Any], version: str) -> None:
+    async def write(self, job: Key, status: dict[str, Any], version: str) -> None:
         """Merges a patch into the status; `ConflictError` when the job is no longer of that version."""
 
 
@@ -50,13 +53,12 @@ async def anyone(request: web.Request) -> None:
 class _Run(NamedTuple):
     """The run that a request names, and the UID of its job where the guard knows it."""
 
-    namespace: str
-    job: str
+    job: Key
     name: str
     owner: str | None
 
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.job}/{self.name}"
+        return f"{self.job.namespace}/{self.job.name}/{self.name}"
 
 
 class _Heard(NamedTuple):
@@ -76,7 +78,7 @@ class Endpoint:
         self._heard = Memory[_Run, _Heard](REMEMBERED, RUNS)
 
     def application(self) -> web.Application:
-        """Serves POST `/namespaces/{namespace}/trainingjobs/{job}/runs/{run}`."""
+        """Serves POST `/namespaces/{namespace}/{jobs}/{job}/runs/{run}`; jobs is the plural of a kind of ours."""
         app = web.Application(client_max_size=BODY_LIMIT)
         app.router.add_post(PATH, self.post)
         return app
@@ -84,8 +86,7 @@ class Endpoint:
     async def post(self, request: web.Request) -> web.Response:
         """Answers a request: whether it was written."""
         owner = await self.guard(request)
-        place = request.match_info
-        run = _Run(place["namespace"], place["job"], place["run"], owner)
+        run = _Run(job_of(request), request.match_info["run"], owner)
         post = await _posted(request)
         try:
             return web.json_response({"written": await self._take(run, post, datetime.now(UTC))})
@@ -103,27 +104,33 @@ class Endpoint:
             self._heard.put(run, _Heard(written, post.evaluation()))
             return False
         for _ in range(TRIES):
-            job, version = await self.store.read(run.namespace, run.job)
-            if run.owner not in (None, job.metadata.uid):
-                raise web.HTTPForbidden(text=f"this pod belongs to an earlier TrainingJob {run.job}\n")
-            patch = advance(job, run.name, post, now, throttle)
+            work, version = await self.store.read(run.job)
+            if run.owner not in (None, work.job.metadata.uid):
+                raise web.HTTPForbidden(text=f"this pod belongs to an earlier {run.job.kind} {run.job.name}\n")
+            patch = advance(work, run.name, post, now, throttle)
             if patch is None:
-                self._put_off(run, post, job)
+                self._put_off(run, post, work.job.status)
                 return False
             try:
-                await self.store.write(run.namespace, run.job, patch, version)
+                await self.store.write(run.job, patch, version)
             except ConflictError:
                 continue
             self._heard.put(run, _Heard(now, []))
             return True
         raise ConflictError
 
-    def _put_off(self, run: _Run, post: Post, job: TrainingJob) -> None:
+    def _put_off(self, run: _Run, post: Post, status: JobStatus) -> None:
         """Remembers what was not written; of a run that is over nothing is."""
-        if is_current(job.status, run.name):
-            self._heard.put(run, _Heard(last_written(job.status, run.name), post.evaluation()))
+        if is_current(status, run.name):
+            self._heard.put(run, _Heard(last_written(status, run.name), post.evaluation()))
         else:
             self._heard.drop(run)
+
+
+def job_of(request: web.Request) -> Key:
+    """The job that a request names."""
+    place = request.match_info
+    return Key(KINDS[place["jobs"]], place["namespace"], place["job"])
 
 
 async def _posted(request: web.Request) -> Post:

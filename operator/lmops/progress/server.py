@@ -16,8 +16,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import ValidationError
 
-from lmops.api.trainingjob import TrainingJob
 from lmops.cluster import Cluster, RefusedError, UnreachableError
+from lmops.jobs.work import AnyWork
+from lmops.kinds import KINDS
+from lmops.plan import Key
 from lmops.progress.certificates import Keyring
 from lmops.progress.endpoint import ConflictError, Endpoint
 from lmops.progress.secret import Certificates
@@ -36,23 +38,25 @@ log = logging.getLogger("lmops.progress")
 class Jobs:
     """The jobs of a cluster, for the endpoint."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: Cluster, settings: Settings) -> None:
+        self.cluster, self.settings = cluster, settings
 
-    async def read(self, namespace: str, job: str) -> tuple[TrainingJob, str]:
+    async def read(self, job: Key) -> tuple[AnyWork, str]:
         """A job as it is now."""
+        kind = KINDS[job.kind]
         try:
-            found = await self.cluster.get("TrainingJob", namespace, job)
-            return TrainingJob.model_validate(found), found["metadata"]["resourceVersion"]
+            found = await self.cluster.get(*job)
+            work = kind.work(kind.form.model.model_validate(found), self.settings)
+            return work, found["metadata"]["resourceVersion"]
         except RefusedError as refusal:
             raise _told(refusal) from refusal
         except ValidationError as error:  # of another version's form: it has no runs
-            raise LookupError(job) from error
+            raise LookupError(str(job)) from error
 
-    async def write(self, namespace: str, job: str, status: dict[str, Any], version: str) -> None:
+    async def write(self, job: Key, status: dict[str, Any], version: str) -> None:
         """Merges a patch into the status of the version that was read."""
         try:
-            await self.cluster.patch_status("TrainingJob", namespace, job, status, version)
+            await self.cluster.patch_status(*job, status, version)
         except RefusedError as refusal:
             raise _told(refusal) from refusal
 
@@ -68,7 +72,7 @@ class Server:
 
     def __init__(self, settings: Settings, cluster: Cluster, certificates: Certificates) -> None:
         self.settings, self.certificates = settings, certificates
-        self.endpoint = Endpoint(Jobs(cluster), guard=guard(cluster, settings))
+        self.endpoint = Endpoint(Jobs(cluster, settings), guard=guard(cluster, settings))
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.port = settings.progress_port
         self._shown = ("", "")

@@ -8,7 +8,8 @@ from aiohttp import web
 
 from lmops.cluster import RESOURCES, Cluster, RefusedError
 from lmops.memory import Memory
-from lmops.plan import Manifest
+from lmops.plan import Key, Manifest
+from lmops.progress.endpoint import KINDS, job_of
 from lmops.progress.tokens import VALID_FOR, Holder, Verify
 
 WORKLOADS = ("Job", "PyTorchJob")
@@ -22,8 +23,7 @@ class ForeignError(Exception):
 class _Place(NamedTuple):
     """The run that a request names."""
 
-    namespace: str
-    job: str
+    job: Key
     run: str
 
 
@@ -37,7 +37,7 @@ class Trust:
     async def __call__(self, request: web.Request) -> str:
         """The UID of the job that a request may speak for; it raises 401 or 403 where there is none."""
         holder = await self._holder(request)
-        place = _Place(*(request.match_info[part] for part in ("namespace", "job", "run")))
+        place = _Place(job_of(request), request.match_info["run"])
         owner = self._owners.get((holder, place))
         if owner is None:
             try:
@@ -57,18 +57,19 @@ class Trust:
         return holder
 
 
-async def owner_of(cluster: Cluster, holder: Holder, namespace: str, job: str, run: str) -> str:
-    """The UID of the TrainingJob whose run a pod is; `ForeignError` where the chain is broken, and where it is."""
+async def owner_of(cluster: Cluster, holder: Holder, job: Key, run: str) -> str:
+    """The UID of the job whose run a pod is; `ForeignError` where the chain is broken, and where it is."""
     if not holder.pod:
         raise ForeignError("the token was given to no pod")
-    if holder.namespace != namespace:
-        raise ForeignError(f"pod {holder.pod} is in namespace {holder.namespace}, and not in {namespace}")
-    pod = await _live(cluster, "Pod", namespace, holder.pod, holder.uid)
+    if holder.namespace != job.namespace:
+        raise ForeignError(f"pod {holder.pod} is in namespace {holder.namespace}, and not in {job.namespace}")
+    pod = await _live(cluster, "Pod", job.namespace, holder.pod, holder.uid)
     by = _controller(pod, *WORKLOADS)
-    child = await _live(cluster, by["kind"], namespace, by["name"], by["uid"])
-    parent = _controller(child, "TrainingJob")
-    if parent["name"] != job:
-        raise ForeignError(f"pod {holder.pod} belongs to TrainingJob {parent['name']}, and not to {job}")
+    child = await _live(cluster, by["kind"], job.namespace, by["name"], by["uid"])
+    parent = _controller(child, *KINDS.values())
+    if (parent["kind"], parent["name"]) != (job.kind, job.name):
+        this = f"{parent['kind']} {parent['name']}"
+        raise ForeignError(f"pod {holder.pod} belongs to {this}, and not to {job.kind} {job.name}")
     if by["name"] != run:
         raise ForeignError(f"pod {holder.pod} belongs to run {by['name']}, and not to {run}")
     return str(parent["uid"])

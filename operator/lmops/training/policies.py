@@ -5,22 +5,20 @@ The rules of one field or of siblings stand with the types, in CEL; here are tho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lmops.api import Failure, TrainingJob
-from lmops.api.run import LIMIT
+from lmops.jobs.failure import failure
+from lmops.jobs.policies import fits
 from lmops.plan import Observed
-from lmops.training.failure import failure
-from lmops.training.stages import document, mounted
 
-REPORT = 8 * 1024
-"""Bytes of a document that are kept free for what earlier stages will have made."""
 CLASSIFICATION = ("accuracy", "precision", "recall", "f1", "mcc")
 
 
-def refusal(job: TrainingJob, observed: Observed) -> Failure | None:
-    """The first policy that the job does not meet."""
-    return next((found for policy in POLICIES if (found := policy(job))), None) or volumes_are_shared(job, observed)
+def refusal(job: TrainingJob, document: str, claims: Sequence[str], observed: Observed) -> Failure | None:
+    """The first policy that the job does not meet; `document` is what its runtime is told, `claims` what it mounts."""
+    found = next((why for policy in POLICIES if (why := policy(job))), None)
+    return found or fits(document) or volumes_are_shared(job, claims, observed)
 
 
 def batch_divides(job: TrainingJob) -> Failure | None:
@@ -75,24 +73,11 @@ def precision_needs_an_accelerator(job: TrainingJob) -> Failure | None:
     )
 
 
-def document_fits(job: TrainingJob) -> Failure | None:
-    """The runtime gets the spec as one argument of its process."""
-    if job.spec.trainer:
-        return None
-    size = len(document(job, "prepare", 0).encode()) + REPORT
-    if size <= LIMIT:
-        return None
-    return failure(
-        "Settings",
-        "SpecTooLarge",
-        f"The spec is {size // 1024} KiB long, and a process can be told {LIMIT // 1024} KiB.",
-        remedy="Name folders or globs instead of single files.",
-    )
-
-
-def volumes_are_shared(job: TrainingJob, observed: Observed) -> Failure | None:
+def volumes_are_shared(job: TrainingJob, claims: Sequence[str], observed: Observed) -> Failure | None:
     """Pods that run at once need volumes that can be mounted by all of them. Claims that are not there yet may come."""
-    alone = [claim for claim in shared_claims(job) if claim in observed.modes and not _is_shared(observed, claim)]
+    if job.spec.resources.nodes == 1:
+        return None
+    alone = [claim for claim in claims if claim in observed.modes and not _is_shared(observed, claim)]
     if not alone:
         return None
     named = " and ".join(alone)
@@ -104,11 +89,6 @@ def volumes_are_shared(job: TrainingJob, observed: Observed) -> Failure | None:
     )
 
 
-def shared_claims(job: TrainingJob) -> tuple[str, ...]:
-    """The claims whose access modes matter: nothing has run yet, and several pods will run at once."""
-    return tuple(mounted(job)) if job.spec.resources.nodes > 1 and not job.status.runs else ()
-
-
 def _is_shared(observed: Observed, claim: str) -> bool:
     return not {"ReadWriteMany", "ReadOnlyMany"}.isdisjoint(observed.modes[claim])
 
@@ -117,5 +97,4 @@ POLICIES: tuple[Callable[[TrainingJob], Failure | None], ...] = (
     batch_divides,
     metric_suits_the_task,
     precision_needs_an_accelerator,
-    document_fits,
 )

@@ -16,9 +16,9 @@ from cluster.controlplane import ControlPlane
 from cluster.processes import free_ports
 from lmops import events
 from lmops.api import TrainingJob
+from lmops.kinds import KINDS
 from lmops.plan import Observed, created
 from lmops.settings import Settings
-from lmops.training.reconcile import reconcile
 
 REFERENCE = Path(__file__).with_name("reference")
 
@@ -61,7 +61,7 @@ def first_step(spec: dict[str, Any]) -> dict[str, Any]:
     """What the operator sends for a new job of this spec, with placeholders for the job."""
     metadata = {"name": "the-name", "namespace": "the-namespace", "uid": "the-uid", "resourceVersion": "1"}
     job, now = TrainingJob.model_validate({"metadata": metadata, "spec": spec}), datetime.now(UTC)
-    plan = reconcile(job, Observed(), now, Settings())
+    plan = KINDS[job.kind].reconcile(job, Observed(), now, Settings())
     owner = {"apiVersion": job.api_version, "kind": job.kind, "metadata": metadata}
     event = events.manifest(owner, created(plan.create[0]), now)
     del event["regarding"]["resourceVersion"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lmops.api.status import DatasetReport
+from lmops.api.trainingstatus import DatasetReport
 from lmops_trainer.data.examples import Batch
 from lmops_trainer.failures import Refusal
 

@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from lmops.api import Ending, Failure, Result, RunRecord, TrainingJob
+from lmops.api import Ending, Failure, Result, RunRecord
 from lmops.api.status import FailureClass, Stage
+from lmops.jobs import group
+from lmops.jobs.backends import end_of, is_held
+from lmops.jobs.failure import CLASSES, ending_of, failure, failure_of, was_told_to_go
+from lmops.jobs.group import Blocked, pods_of
+from lmops.jobs.work import AnyWork
 from lmops.plan import Manifest, Observed, Ref, Refusal
-from lmops.training import group, stages
-from lmops.training.backends import pytorchjob
-from lmops.training.failure import CLASSES, ending_of, failure, failure_of, was_told_to_go
-from lmops.training.group import Blocked, pods_of
-from lmops.training.stages import ref
 
 WITHOUT_PODS = "waiting for its pods"
 """What an attempt waits for between its creation and its controller's first act."""
@@ -102,25 +102,31 @@ class Leaving:
 State = Finished | Done | Wanted | Queued | Active | Lost | Leaving
 
 
-def look(job: TrainingJob, stage: Stage, observed: Observed, now: datetime) -> State:
+def look(work: AnyWork, stage: Stage, observed: Observed, now: datetime) -> State:
     """Where a stage stands. What the ledger calls ended is never read from pods again."""
-    row = last(job.status.runs, stage)
-    attempt = max([row.attempt if row else 0, *_attempts(job, stage, observed)])
+    row = last(work.job.status.runs, stage)
+    attempt = max([row.attempt if row else 0, *_attempts(work, stage, observed)])
     if row and row.state == "Succeeded":
         return Finished()
-    child = observed.children.get(ref(job, stage, attempt))
-    pods = pods_of(observed, ref(job, stage, attempt).name)
+    child = observed.children.get(work.ref(stage, attempt))
+    pods = pods_of(observed, work.ref(stage, attempt).name)
     if row and row.attempt == attempt and row.state in ("Failed", "Stopped"):
-        return _leaving(ref(job, stage, attempt), child, pods, attempt, now)
+        return _leaving(work.ref(stage, attempt), child, pods, attempt, now)
     current = row if row and row.attempt == attempt else None
     if child is None:
         if current and current.state == "Running":
-            return Lost(attempt, _deleted(ref(job, stage, attempt)), reached(job, current.name))
-        return Wanted(attempt, observed.refused.get(ref(job, stage, attempt)))
+            return Lost(attempt, _deleted(work.ref(stage, attempt)), reached(work, current.name))
+        return Wanted(attempt, observed.refused.get(work.ref(stage, attempt)))
     if is_held(child) and not pods and (current is None or current.state == "Pending"):
         return Queued(attempt)
-    state = _read(job, child, pods, attempt, current, now)
+    state = _read(work, stage, child, pods, attempt, current, now)
     return replace(state, heard=observed.since) if isinstance(state, Active) else state
+
+
+def expected(work: AnyWork) -> tuple[Ref, ...]:
+    """The children that the ledger says are there."""
+    runs = work.job.status.runs
+    return tuple(Ref(work.backend(run.stage), run.name) for run in runs if run.state in ("Pending", "Running"))
 
 
 def last(runs: list[RunRecord], stage: Stage) -> RunRecord | None:
@@ -133,10 +139,10 @@ def uncounted(failure: Failure) -> bool:
     return CLASSES[failure.class_].then == "resumes"
 
 
-def _attempts(job: TrainingJob, stage: Stage, observed: Observed) -> list[int]:
+def _attempts(work: AnyWork, stage: Stage, observed: Observed) -> list[int]:
     """The attempts at a stage that have a child, told from their names: anybody may edit a label."""
-    ours = re.compile(re.escape(ref(job, stage, 0).name[:-1]) + r"(\d{1,6})")
-    kind = ref(job, stage, 0).kind
+    ours = re.compile(re.escape(work.ref(stage, 0).name[:-1]) + r"(\d{1,6})")
+    kind = work.ref(stage, 0).kind
     return [int(found[1]) for (k, name) in observed.children if k == kind and (found := ours.fullmatch(name))]
 
 
@@ -158,19 +164,25 @@ def _returned(this: Ref) -> Failure:
 
 
 def _read(
-    job: TrainingJob, child: Manifest, pods: list[Manifest], attempt: int, row: RunRecord | None, now: datetime
+    work: AnyWork,
+    stage: Stage,
+    child: Manifest,
+    pods: list[Manifest],
+    attempt: int,
+    row: RunRecord | None,
+    now: datetime,
 ) -> State:
     """An attempt that the ledger does not call ended, read from what it left and what it runs."""
     endings = [ending for pod in pods if (ending := ending_of(pod)) and ending.attempt == attempt]
     checkpoint = max(
-        (e.checkpoint for e in endings if e.checkpoint is not None), default=reached(job, child["metadata"]["name"])
+        (e.checkpoint for e in endings if e.checkpoint is not None), default=reached(work, child["metadata"]["name"])
     )
-    if result := _result(job, child, pods, endings):
+    if result := _result(work, stage, child, pods, endings):
         return Done(attempt, result, checkpoint, group.ended(pods))
-    if why := _what_ended_it(job, child, pods, row, now):
+    if why := _what_ended_it(work, stage, child, pods, row, now):
         return Lost(attempt, why, checkpoint, group.ended(pods))
     this = Ref.of(child)
-    end, active = end_of(child), _active(job, child, pods, attempt, now)
+    end, active = end_of(child), _active(work, stage, child, pods, attempt, now)
     if not end or (end["type"] == "Succeeded" and active.running):
         return active
     left = RESULT_WITHIN - (now - datetime.fromisoformat(end.get("lastTransitionTime", now.isoformat())))
@@ -179,14 +191,14 @@ def _read(
     return Lost(attempt, _without_words(this, end), checkpoint, group.ended(pods))
 
 
-def _result(job: TrainingJob, child: Manifest, pods: list[Manifest], endings: list[Ending]) -> Result | None:
+def _result(work: AnyWork, stage: Stage, child: Manifest, pods: list[Manifest], endings: list[Ending]) -> Result | None:
     """What the attempt has made. A trainer of the user's own leaves no document: that all its pods ended well is it."""
-    if job.spec.trainer is None:
+    if work.is_ours:
         return next((ending.result for ending in endings if ending.result), None)
     if _was_told_to_go(child, pods) or any(pod["status"].get("phase") == "Failed" for pod in pods):
         return None
     is_through = end_of(child).get("type") == "Succeeded" and not any(map(group.is_running, pods))
-    all_ended = len(pods) == _wanted(job, child) and all(pod["status"].get("phase") == "Succeeded" for pod in pods)
+    all_ended = len(pods) == work.wanted(stage) and all(pod["status"].get("phase") == "Succeeded" for pod in pods)
     return Result() if is_through or all_ended else None
 
 
@@ -195,13 +207,13 @@ def _was_told_to_go(child: Manifest, pods: list[Manifest]) -> bool:
 
 
 def _what_ended_it(
-    job: TrainingJob, child: Manifest, pods: list[Manifest], row: RunRecord | None, now: datetime
+    work: AnyWork, stage: Stage, child: Manifest, pods: list[Manifest], row: RunRecord | None, now: datetime
 ) -> Failure | None:
     """Why an attempt is over: a pod failed, its child is to go, a node is silent, or a pod of the group is missing."""
     this, told_to_go = Ref.of(child), _was_told_to_go(child, pods)
     why = min((why for pod in pods if (why := failure_of(pod))), key=_consequence, default=None)
     if why and not (told_to_go and why.class_ in GUESSED and not any(map(ending_of, pods))):
-        return _of_own_trainer(job, why)
+        return _of_own_trainer(work, why)
     if "deletionTimestamp" in child["metadata"]:
         return _deleted(this)
     if silent := next((pod for pod in pods if group.is_overdue(pod, now)), None):
@@ -212,7 +224,7 @@ def _what_ended_it(
         return failure("Preempted", "Stopped", f"The pods of {this.name} were told to go.")
     if end_of(child).get("type") == "Succeeded":
         return None
-    return group.lost(pods, _wanted(job, child), row.gathered_at if row else None)
+    return group.lost(pods, work.wanted(stage), row.gathered_at if row else None)
 
 
 OWN_REMEDIES: dict[FailureClass, str] = {
@@ -222,8 +234,8 @@ OWN_REMEDIES: dict[FailureClass, str] = {
 """What helps where the program is the user's own: nothing to report to us, and no setting of ours."""
 
 
-def _of_own_trainer(job: TrainingJob, why: Failure) -> Failure:
-    remedy = OWN_REMEDIES.get(why.class_) if job.spec.trainer else None
+def _of_own_trainer(work: AnyWork, why: Failure) -> Failure:
+    remedy = OWN_REMEDIES.get(why.class_) if not work.is_ours else None
     return why.model_copy(update={"remedy": remedy}) if remedy else why
 
 
@@ -239,28 +251,10 @@ def _consequence(failure: Failure) -> int:
     return {"Communication": 1, "WorkerLost": 1, "Preempted": 2}.get(failure.class_, 0)
 
 
-def reached(job: TrainingJob, run: str) -> int | None:
+def reached(work: AnyWork, run: str) -> int | None:
     """The last checkpoint that a run has reported."""
-    progress = job.status.progress.runs.get(run)
+    progress = work.job.status.progress.runs.get(run)
     return progress.checkpoint if progress else None
-
-
-def is_held(child: Manifest) -> bool:
-    """Whether a child is suspended: its queue has not admitted it, or has taken its place back."""
-    return pytorchjob.is_held(child) if child["kind"] == pytorchjob.KIND else bool(child["spec"].get("suspend"))
-
-
-def end_of(child: Manifest) -> Manifest:
-    """The condition that ended a child, `{}` while it goes on."""
-    if child["kind"] == pytorchjob.KIND:
-        return pytorchjob.read(child)
-    ends = {"Failed": "Failed", "Complete": "Succeeded"}
-    conditions = child.get("status", {}).get("conditions", [])
-    return next(({**c, "type": ends[c["type"]]} for c in conditions if c["type"] in ends and c["status"] == "True"), {})
-
-
-def _wanted(job: TrainingJob, child: Manifest) -> int:
-    return stages.wanted(job, "train" if child["kind"] == pytorchjob.KIND else "prepare")
 
 
 def _without_pods(child: Manifest) -> Blocked | None:
@@ -272,8 +266,8 @@ def _without_pods(child: Manifest) -> Blocked | None:
     return Blocked(why, since) if since else None
 
 
-def _active(job: TrainingJob, child: Manifest, pods: list[Manifest], attempt: int, now: datetime) -> Active:
-    running, wanted = sum(map(group.is_running, pods)), _wanted(job, child)
+def _active(work: AnyWork, stage: Stage, child: Manifest, pods: list[Manifest], attempt: int, now: datetime) -> Active:
+    running, wanted = sum(map(group.is_running, pods)), work.wanted(stage)
     words = (": ".join(filter(None, group.waiting(pod))) for pod in pods)
     return Active(
         attempt,

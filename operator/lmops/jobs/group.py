@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from lmops.api import Failure
 from lmops.api.base import GROUP
 from lmops.api.status import FailureClass
+from lmops.jobs.failure import failure, terminated_of
 from lmops.plan import Manifest, Observed
-from lmops.training.failure import failure, terminated_of
 
 OVERDUE = timedelta(minutes=2)
 """How long after its grace a pod may stay on a node that no longer answers."""

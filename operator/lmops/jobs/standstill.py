@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from lmops.api import Failure, RunRecord, TrainingJob
-from lmops.training.failure import failure
-from lmops.training.runs import Active
+from lmops.api import Failure, RunRecord
+from lmops.jobs.failure import failure
+from lmops.jobs.runs import Active
+from lmops.jobs.work import AnyWork
 
 OFTEN = timedelta(seconds=30)
 """How soon a run that stands still is looked at again: it may go on."""
@@ -22,16 +23,16 @@ class Standstill:
     step: int | None
 
     @classmethod
-    def of(cls, job: TrainingJob, row: RunRecord, state: Active) -> Standstill | None:
+    def of(cls, work: AnyWork, row: RunRecord, state: Active) -> Standstill | None:
         """`None` where some pods do not run, or this attempt has never reported: perhaps it cannot, and works.
 
         The silence of a time in which nobody listened means nothing either.
         """
-        progress = job.status.progress.runs.get(row.name)
+        progress = work.job.status.progress.runs.get(row.name)
         if progress is None or progress.updated_at is None or progress.attempt != row.attempt or not state.together:
             return None
         since = max(filter(None, (progress.updated_at, state.together, state.heard)))
-        return cls(since, timedelta(seconds=job.spec.retry.hung_after_seconds), progress.step)
+        return cls(since, timedelta(seconds=work.job.spec.retry.hung_after_seconds), progress.step)
 
     @property
     def ends(self) -> datetime:

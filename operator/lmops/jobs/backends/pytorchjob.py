@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-from lmops.api import TrainingJob
 from lmops.plan import Manifest
 
 KIND = "PyTorchJob"
@@ -13,12 +12,11 @@ HEALS = 3
 """How often torchrun may replace lost ranks in place, before the attempt is over."""
 
 
-def render(job: TrainingJob, metadata: Manifest, template: Manifest, held: bool = False) -> Manifest:
+def render(metadata: Manifest, template: Manifest, nodes: int, processes: int, held: bool = False) -> Manifest:
     """The workload of one attempt. A single node is a Master alone: it needs no rendezvous.
 
     `restartPolicy` is Never, so that a failed pod stays to be read and restarts have one owner, the operator.
     """
-    nodes = job.spec.resources.nodes
     pod = copy.deepcopy(template)
     pod["spec"]["containers"][0]["env"] += [
         # Without it a lost rank comes back to stale addresses in the store, and mostly fails to rejoin.
@@ -34,19 +32,18 @@ def render(job: TrainingJob, metadata: Manifest, template: Manifest, held: bool 
         "kind": KIND,
         "metadata": metadata,
         "spec": {
-            "nprocPerNode": str(job.spec.resources.processes),
+            "nprocPerNode": str(processes),
             "runPolicy": {"cleanPodPolicy": "None", **({"suspend": True} if held else {})},
-            **({"elasticPolicy": _rendezvous(job, metadata["name"])} if nodes > 1 else {}),
+            **({"elasticPolicy": _rendezvous(metadata, nodes)} if nodes > 1 else {}),
             "pytorchReplicaSpecs": {"Worker" if nodes > 1 else "Master": replicas},
         },
     }
 
 
-def _rendezvous(job: TrainingJob, run: str) -> Manifest:
-    nodes = job.spec.resources.nodes
+def _rendezvous(metadata: Manifest, nodes: int) -> Manifest:
     return {
         "rdzvBackend": "c10d",
-        "rdzvId": f"{job.metadata.uid}-{run}",
+        "rdzvId": f"{metadata['ownerReferences'][0]['uid']}-{metadata['name']}",
         "minReplicas": nodes,
         "maxReplicas": nodes,
         "maxRestarts": HEALS,

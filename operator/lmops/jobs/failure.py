@@ -45,6 +45,11 @@ CLASSES: dict[FailureClass, Policy] = {
     "WorkerLost": Policy("restarts", "A process was killed from outside.", "Look at the node's own log."),
     "NodeLost": Policy("restarts", "A node went away.", "Nothing, unless it happens again."),
     "Preempted": Policy("resumes", "The run was stopped from outside, in order.", "Nothing."),
+    "Verdict": Policy(
+        "fails",
+        "The compressed model does not keep the limits of `accept`.",
+        "Compress less, or loosen accept; status.report has the figures.",
+    ),
     "Image": Policy("fails", "An image cannot be had.", "Check the image's name and pod.imagePullSecrets."),
     "Unschedulable": Policy(
         "fails", "No node takes a pod.", "Ask for less in resources, or look at pod.nodeSelector and pod.tolerations."

@@ -1,0 +1,133 @@
+"""The stage compress: the steps, then both models measured on the same rows, the verdict, and the model published."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmops.api import Compression, Result
+from lmops.api.compression import Step, words
+from lmops.api.compressionreport import Change, CompressionReport
+from lmops.api.status import ModelReport
+from lmops_compressor import methods, rows
+from lmops_compressor.methods import Subject, Tell
+from lmops_compressor.passport import passport
+from lmops_compressor.source import Source
+from lmops_trainer import publish, uris
+from lmops_trainer.endings import scratch
+from lmops_trainer.log import log, quiet_libraries
+from lmops_trainer.progress import Progress
+
+COMPRESSED, MEASURED = 50, 95
+"""Percent of the run that is done then."""
+TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def compress(run: Compression, progress: Progress) -> Result:
+    """Compresses, measures, judges, publishes. The source is only ever read; what is half done is never a model."""
+    from lmops_compressor.measure import measured
+    from lmops_compressor.search import searched
+
+    quiet_libraries()
+    progress.post(0)
+    source = Source.open(run)
+    with _workplace() as folder:
+        if run.spec.search:
+            steps, found = searched(run, source, folder, lambda share: progress.post(COMPRESSED * share))
+        else:
+            steps, found = run.spec.steps or [], None
+        made = applied(run, source, steps, folder / "compressed", lambda share: progress.post(COMPRESSED * share))
+        report = measured(
+            run, source, made, words(steps), lambda share: progress.post(COMPRESSED + (MEASURED - COMPRESSED) * share)
+        )
+        log.info("%s", report.sentence)
+        model = _published(run, source, made, report)
+    progress.post(100)
+    return Result(model=model, report=report, search=found)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed model in a folder of scratch."""
+
+    folder: Path
+    changes: tuple[Change, ...]
+    parameters: int
+    """Of the model after pruning, whatever the bits."""
+    non_zero: int
+
+
+def applied(run: Compression, source: Source, steps: list[Step], target: Path, tell: Tell) -> Compressed:
+    """The steps, in order, on a model of their own; the result in `target`, which is made anew."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    subject, drawn = Subject(source, source.model()), rows.calibration(run, source)
+    changes, is_written, counted = [], False, (0, 0)
+    for number, step in enumerate(steps):
+        log.info("%s", step.words)
+
+        def told(share: float, before: int = number) -> None:
+            tell((before + share) / len(steps))
+
+        if step.prune:
+            changes.append(methods.pruner(step.prune.method).prune(subject, step.prune, drawn, told))
+            if step.prune.recovery:
+                from lmops_compressor.recovery import recover
+
+                recover(subject, step.prune.recovery, rows.training(run, source), run.spec.calibration.seed, told)
+        counted = _counted(subject)
+        if step.quantize:
+            method = methods.quantizer(step.quantize.method)
+            changes.append(method.quantize(subject, step.quantize, drawn, target, told))
+            is_written = True
+        log.info("%s: %d layers, %s", changes[-1].step, changes[-1].layers, changes[-1].detail)
+    if not is_written:
+        subject.model.save_pretrained(target)
+    for glob in (*TOKENIZER, *(() if not is_written else ("config.json", "generation_config.json"))):
+        for file in source.folder.glob(glob):
+            if not (target / file.name).exists():
+                shutil.copyfile(file, target / file.name)
+    return Compressed(target, tuple(changes), *counted)
+
+
+def _counted(subject: Subject) -> tuple[int, int]:
+    """Parameters, and those that are not zero; shared ones count once."""
+    found = list(subject.model.parameters())
+    return sum(p.numel() for p in found), sum(int(p.count_nonzero()) for p in found)
+
+
+def _published(run: Compression, source: Source, made: Compressed, report: CompressionReport) -> ModelReport:
+    """Puts the model and all that belongs beside it into its folder. One that has not passed is there to be looked at."""
+    from lmops_compressor.report import page
+
+    found = publish.fingerprint(made.folder)
+    output = run.spec.output.uri.rstrip("/")
+    model = ModelReport(
+        uri=f"{output}/{found.short}", digest=found.digest, size_bytes=found.size, parameters=made.parameters
+    )
+    beside: dict[str, str | Path] = {
+        "report.html": page(run, model, report),
+        "report.json": json.dumps(report.manifest(), indent=1, ensure_ascii=False),
+    }
+    about = passport(run, source, model, found.files, report)
+    publish.publish(found, uris.path(output), f"{run.run.uid}-{run.run.attempt}", about, beside)
+    log.info("published %s, %s", model.uri, model.digest)
+    return model
+
+
+@contextmanager
+def _workplace() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+        yield Path(folder)

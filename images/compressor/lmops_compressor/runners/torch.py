@@ -1,0 +1,27 @@
+"""Runs safetensors with transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from lmops_compressor.runners import Array
+from lmops_trainer import models
+
+
+class TorchRunner:
+    """A model of transformers."""
+
+    def __init__(self, folder: Path, task: str, threads: int, trust_remote_code: bool = False) -> None:
+        torch.set_num_threads(threads)
+        self.model = models.load(folder, task, trust_remote_code=trust_remote_code)
+        self._inputs = models.inputs(self.model)
+
+    @torch.inference_mode()
+    def logits(self, batch: Mapping[str, Array]) -> Array:
+        """The scores of a batch."""
+        given = {name: torch.from_numpy(values) for name, values in batch.items() if name in self._inputs}
+        scores = self.model(**given)["logits"]
+        return scores.float().numpy()  # type: ignore[no-any-return]

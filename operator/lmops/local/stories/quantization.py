@@ -1,0 +1,83 @@
+"""A QuantizeJob in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lmops.api.compressionreport import CompressionReport, Interval, ModelFigures, QuantizeJobStatus
+from lmops.api.status import RunRecord
+from lmops.local.stories import Ending, Story, figure, size
+from lmops.local.volumes import Volumes
+
+
+class QuantizationStory(Story[QuantizeJobStatus]):
+    """How a QuantizeJob is told."""
+
+    form = QuantizeJobStatus
+
+    def details(self, job: QuantizeJobStatus, row: RunRecord) -> tuple[str, ...]:
+        """The steps."""
+        return (job.display.method,) if job.display.method else ()
+
+    def made(self, job: QuantizeJobStatus, row: RunRecord) -> str:
+        """The verdict."""
+        return job.report.sentence if job.report else "done"
+
+    def good_end(self, name: str, job: QuantizeJobStatus, volumes: Volumes) -> Ending:
+        """Both models side by side."""
+        report = job.report
+        headings = ("", "original", "compressed", "") if report else ()
+        return Ending(headings, tuple(_table(report)) if report else (), tuple(_published(name, job, volumes)))
+
+
+QUANTIZATION = QuantizationStory()
+
+
+def _table(report: CompressionReport) -> Iterator[tuple[str, ...]]:
+    """A row a figure: what was, what is, and how they compare."""
+    before, after = report.original, report.compressed
+    yield "runs in", before.format, after.format, ""
+    yield "on disk", size(before.size_bytes), size(after.size_bytes), f"{report.size_ratio:.2f}x smaller"
+    yield "non-zero weights", _millions(before), _millions(after), ""
+    for one, other in zip(before.latency, after.latency, strict=True):
+        faster = f"{one.p50_milliseconds / other.p50_milliseconds:.2f}x faster"
+        yield (
+            f"latency, {one.batch_size} x {one.length}",
+            f"{one.p50_milliseconds:.1f} ms",
+            f"{other.p50_milliseconds:.1f} ms",
+            faster,
+        )
+    if before.peak_memory_bytes and after.peak_memory_bytes:
+        yield "peak memory", size(before.peak_memory_bytes), size(after.peak_memory_bytes), ""
+    if report.metric in before.metrics and report.metric in after.metrics:
+        was, now = before.metrics[report.metric], after.metrics[report.metric]
+        yield report.metric, figure(was), figure(now), _interval(report.quality, "+.3f")
+    yield "same predictions", "", f"{report.agreement.value:.1%}", _interval(report.agreement, ".3f")
+
+
+def _millions(model: ModelFigures) -> str:
+    return f"{model.non_zero_parameters / 1e6:.1f} M"
+
+
+def _interval(found: Interval, form: str) -> str:
+    return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
+
+
+def _published(name: str, job: QuantizeJobStatus, volumes: Volumes) -> Iterator[tuple[str, str]]:
+    if job.report:
+        yield "verdict", job.report.sentence
+        for check in job.report.checks:
+            yield "", check
+        for note in job.report.notes:
+            yield "note", note
+    if job.search:
+        yield "search", f"{job.search.tried} of {job.search.combinations} combinations were tried"
+        for trial in job.search.trials[:5]:
+            yield "", f"{trial.outcome}: {trial.method}"
+    if job.model:
+        path = volumes.path(job.model.uri)
+        yield "model", f"{path} ({size(job.model.size_bytes)})"
+        yield "report", str(path / "report.html")
+        yield "next", f"lmops local predict {name} FILE"
+    yield "" if job.model else "next", f"lmops local describe {name}"
+    yield "", f"lmops local logs {name}"

@@ -1,0 +1,1 @@
+"""QuantizeJob: what its one run wants created, and what its result means."""
