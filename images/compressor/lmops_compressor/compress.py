@@ -109,7 +109,7 @@ def _counted(subject: Subject) -> tuple[int, int]:
 
 
 def _published(run: Compression, source: Source, made: Compressed, report: CompressionReport) -> ModelReport:
-    """Puts the model and all that belongs beside it into its folder. One that has not passed is there to be looked at."""
+    """Puts the model and what belongs beside it into its folder; one that has not passed is there to be looked at."""
     from lmops_compressor.report import page
 
     found = publish.fingerprint(made.folder)

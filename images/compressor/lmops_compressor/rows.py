@@ -125,7 +125,7 @@ def _known(rows: Iterator[Row], source: Source, where: str) -> Iterator[Row]:
             raise Refusal(
                 "Data",
                 "ClassUnknown",
-                f"{where}: {row.place} has the class {row.label!r}, and the model knows {', '.join(source.labels)[:200]}.",
+                f"{row.place} ({where}) has the class {row.label!r}; the model knows {', '.join(source.labels)[:200]}.",
                 "Correct the label column, or map its values with columns.classes.",
             )
         yield row

@@ -24,7 +24,8 @@ from lmops_trainer.failures import Refusal
 
 PASSPORT = "lmops.json"
 MODEL_FILES = (
-    "*.safetensors", "*.safetensors.index.json", "*.onnx", "*.onnx.data", "*.pte", "config.json", "generation_config.json",
+    "*.safetensors", "*.safetensors.index.json", "*.onnx", "*.onnx.data", "*.pte",
+    "config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
     "encoder.json", "*.model", "*.spm", "*.bpe", "*.tiktoken", "chat_template.jinja",
     "additional_chat_templates/*.jinja", "*.py",
