@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lmops.api import Ending, Job, TrainingJob
+from lmops.api import Ending, Job, QuantizeJob, TrainingJob
 from lmops.api.status import Stage
 from lmops.kinds import KINDS
 from lmops.plan import Manifest, Observed, Plan, Ref
@@ -61,21 +61,56 @@ def trainingjob(name: str = "reviews", status: dict[str, Any] | None = None, **s
     return TrainingJob.model_validate({"metadata": metadata, "spec": sections, "status": status or {}})
 
 
-def pod(job: TrainingJob, stage: str, attempt: int = 0, index: int = 0, **status: Any) -> Manifest:
+def quantizejob(status: dict[str, Any] | None = None, **spec: Any) -> QuantizeJob:
+    """A valid QuantizeJob; keywords replace whole sections of its spec."""
+    sections = {
+        "model": {"from": {"trainingJob": {"name": "reviews"}}},
+        "steps": [{"quantize": {"method": "Dynamic"}}],
+        "output": {"uri": "pvc://models/small"},
+        **spec,
+    }
+    metadata = {"name": "small", "namespace": "default", "uid": "u-2", "generation": 1}
+    return QuantizeJob.model_validate({"metadata": metadata, "spec": sections, "status": status or {}})
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    """What a compression was worth."""
+    original = {"format": "safetensors", "sizeBytes": 91_000_000, "parameters": 22_700_000}
+    original |= {"nonZeroParameters": 22_700_000}
+    return {
+        "method": "Dynamic 8 bit",
+        "split": "validation",
+        "rows": 1061,
+        "threads": 1,
+        "metric": "f1",
+        "original": original,
+        "compressed": {**original, "format": "onnx", "sizeBytes": 23_200_000},
+        "sizeRatio": 3.92,
+        "latencyRatio": 0.5,
+        "quality": {"value": -0.003, "low": -0.009, "high": 0.002},
+        "agreement": {"value": 0.99, "low": 0.98, "high": 1.0},
+        "confidence": 0.95,
+        "verdict": "Passed",
+        "sentence": "3.92x smaller, 2.00x faster, f1 -0.003: passed",
+        **changes,
+    }
+
+
+def pod(job: Job, stage: str, attempt: int = 0, index: int = 0, **status: Any) -> Manifest:
     """A pod of an attempt, with this status."""
     child = manifest(job, stage, attempt, SETTINGS)  # type: ignore[arg-type]
     name = f"{child['metadata']['name']}-{index}"
     return {"kind": "Pod", "metadata": {"name": name, "labels": child["metadata"]["labels"]}, "status": status}
 
 
-def running_pod(job: TrainingJob, stage: str, attempt: int = 0, index: int = 0) -> Manifest:
+def running_pod(job: Job, stage: str, attempt: int = 0, index: int = 0) -> Manifest:
     """A pod that runs since noon."""
     state = {"running": {"startedAt": NOON.isoformat()}}
     return pod(job, stage, attempt, index, phase="Running", containerStatuses=[{"state": state}])
 
 
 def ended_pod(
-    job: TrainingJob,
+    job: Job,
     stage: str,
     attempt: int = 0,
     index: int = 0,

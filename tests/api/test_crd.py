@@ -14,13 +14,15 @@ from typer.testing import CliRunner
 
 from lmops.__main__ import app
 from lmops.api.base import Model, rules
-from lmops.api.crd import KINDS, Schema, crd, resource_schema, structural, write
+from lmops.api.crd import KINDS, Kind, Schema, crd, resource_schema, structural, write
 from schemas import problems, validator
 
 FOLDER = Path(__file__).parents[2] / "crds"
-KIND = KINDS[0]
-SCHEMA = resource_schema(KIND)
-SPEC, STATUS = SCHEMA["properties"]["spec"], SCHEMA["properties"]["status"]
+SCHEMAS = {kind.model.__name__: resource_schema(kind) for kind in KINDS}
+SCHEMA = SCHEMAS["TrainingJob"]
+SPEC = SCHEMA["properties"]["spec"]
+every_schema = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.plural)
 TYPES = {"object", "array", "string", "integer", "number", "boolean"}
 
 
@@ -34,6 +36,12 @@ def nodes(schema: Schema, path: str = "", ruled: bool = False) -> Iterator[tuple
         yield from nodes(schema["items"], f"{path}[]", ruled)
     if "additionalProperties" in schema:
         yield from nodes(schema["additionalProperties"], f"{path}.*", ruled)
+
+
+def of_parts(schema: Schema) -> Iterator[tuple[str, Schema, bool]]:
+    """Every part of the spec and of the status."""
+    for part in ("spec", "status"):
+        yield from nodes(schema["properties"][part], part)
 
 
 def bound(schema: Schema) -> bool:
@@ -56,7 +64,7 @@ def test_the_files_are_those_that_the_types_make(tmp_path: Path) -> None:
 
 
 def test_the_kind_is_listed_as_people_type_and_read_it() -> None:
-    spec = crd(KIND)["spec"]
+    spec = crd(KINDS[0])["spec"]
 
     assert spec["names"] == {
         "kind": "TrainingJob",
@@ -78,14 +86,16 @@ def test_the_kind_is_listed_as_people_type_and_read_it() -> None:
     assert spec["versions"][0]["subresources"] == {"status": {}}
 
 
-def test_every_column_shows_a_field_that_there_is() -> None:
-    known = {path for path, _, _ in nodes(SCHEMA)} | {".metadata.creationTimestamp"}
+@every_kind
+def test_every_column_shows_a_field_that_there_is(kind: Kind) -> None:
+    known = {path for path, _, _ in nodes(resource_schema(kind))} | {".metadata.creationTimestamp"}
 
-    assert {column.path for column in KIND.columns} <= known
+    assert {column.path for column in kind.columns} <= known
 
 
-def test_the_schema_is_structural() -> None:
-    for path, node, _ in nodes(SCHEMA):
+@every_schema
+def test_the_schema_is_structural(schema: Schema) -> None:
+    for path, node, _ in nodes(schema):
         assert node.get("type") in TYPES or node.get("x-kubernetes-int-or-string") is True, path
         assert not {"$ref", "$defs", "anyOf", "oneOf", "allOf", "not", "const", "title"} & set(node), path
         assert not ("properties" in node and "additionalProperties" in node), path
@@ -101,55 +111,66 @@ def test_exclusive_bounds_are_said_as_kubernetes_says_them() -> None:
     assert {type(node[key]) for _, node, _ in nodes(SCHEMA) for key in node if key.startswith("exclusive")} == {bool}
 
 
-def test_every_field_explains_itself() -> None:
+@every_schema
+def test_every_field_explains_itself(schema: Schema) -> None:
     silent = [
         f"{path}.{name}"
-        for path, node, _ in (*nodes(SPEC, "spec"), *nodes(STATUS, "status"))
+        for path, node, _ in (
+            *nodes(schema["properties"]["spec"], "spec"),
+            *nodes(schema["properties"]["status"], "status"),
+        )
         for name, field in node.get("properties", {}).items()
         if not field.get("description", "").strip().endswith(".")
     ]
 
     assert silent == []
-    assert all(SCHEMA["properties"][part]["description"] for part in ("spec", "status"))
+    assert all(schema["properties"][part]["description"] for part in ("spec", "status"))
 
 
-def test_what_a_rule_reads_cannot_grow_without_end() -> None:
-    unbounded = [path for path, node, ruled in nodes(SPEC, "spec") if ruled and not bound(node)]
+@every_schema
+def test_what_a_rule_reads_cannot_grow_without_end(schema: Schema) -> None:
+    unbounded = [path for path, node, ruled in nodes(schema["properties"]["spec"], "spec") if ruled and not bound(node)]
 
     assert unbounded == []
 
 
-def test_lists_and_maps_of_the_status_cannot_grow_without_end() -> None:
-    collections = [(path, node) for path, node, _ in nodes(STATUS, "status") if node["type"] in ("array", "object")]
+@every_schema
+def test_lists_and_maps_of_the_status_cannot_grow_without_end(schema: Schema) -> None:
+    status = nodes(schema["properties"]["status"], "status")
+    collections = [(path, node) for path, node, _ in status if node["type"] in ("array", "object")]
 
     assert [path for path, node in collections if not bound(node)] == []
 
 
-def test_every_rule_says_what_to_do() -> None:
-    every = [rule for _, node, _ in nodes(SCHEMA) for rule in node.get("x-kubernetes-validations", ())]
+@every_schema
+def test_every_rule_says_what_to_do(schema: Schema) -> None:
+    every = [rule for _, node, _ in nodes(schema) for rule in node.get("x-kubernetes-validations", ())]
 
     assert all(set(rule) == {"rule", "message"} for rule in every)
     assert all(rule["message"] and not rule["message"].endswith(".") for rule in every)
 
 
-def test_a_spec_cannot_change_but_for_suspend() -> None:
+@every_schema
+def test_a_spec_cannot_change_but_for_suspend(schema: Schema) -> None:
+    spec = schema["properties"]["spec"]
     guarded = {}
-    for rule in SPEC["x-kubernetes-validations"]:
+    for rule in spec["x-kubernetes-validations"]:
         if found := re.match(
             r"(\w+) cannot change once the job exists: give the new settings a new name, or delete the job first$",
             rule["message"],
         ):
             guarded[found[1]] = rule["rule"]
 
-    assert set(guarded) == set(SPEC["properties"]) - {"suspend"}
+    assert set(guarded) == set(spec["properties"]) - {"suspend"}
     assert guarded["output"] == "self.output == oldSelf.output"
     assert guarded["retry"] == (
         "has(self.retry) == has(oldSelf.retry) && (!has(self.retry) || self.retry == oldSelf.retry)"
     )
 
 
-def test_defaults_are_values_of_their_field() -> None:
-    for path, node, _ in nodes(SPEC, "spec"):
+@every_schema
+def test_defaults_are_values_of_their_field(schema: Schema) -> None:
+    for path, node, _ in nodes(schema["properties"]["spec"], "spec"):
         if "default" in node:
             assert problems(node["default"], validator(node)) == [], path
 
@@ -236,4 +257,6 @@ def test_references_and_null_branches_are_written_out() -> None:
 def test_the_command_prints_the_crds_of_its_version() -> None:
     printed = CliRunner().invoke(app, ["crds"]).stdout
 
-    assert list(yaml.safe_load_all(printed)) == [yaml.safe_load(file.read_text()) for file in sorted(FOLDER.iterdir())]
+    names = [f"lmops.dev_{kind.plural}.yaml" for kind in KINDS]
+    assert list(yaml.safe_load_all(printed)) == [yaml.safe_load((FOLDER / name).read_text()) for name in names]
+    assert sorted(names) == sorted(file.name for file in FOLDER.iterdir())

@@ -147,7 +147,9 @@ def test_the_crds_are_those_of_the_types():
         for found in made:
             del found["metadata"]["labels"]
             assert found["metadata"].pop("annotations", {}) == ({"helm.sh/resource-policy": "keep"} if keep else {})
-        assert made == [crd.crd(kind) for kind in crd.KINDS]
+        assert {each["metadata"]["name"]: each for each in made} == {
+            each["metadata"]["name"]: each for each in map(crd.crd, crd.KINDS)
+        }
 
 
 def test_every_kind_that_the_operator_knows_has_its_rights():
@@ -227,6 +229,7 @@ def test_the_services_lead_to_the_operators_pods(manifests: list[dict[str, Any]]
 def test_the_operator_reads_the_settings_that_the_values_name(tmp_path: Path):
     assert settings(helm.rendered(VALUES["everything"]), tmp_path) == Settings(
         trainer_image="registry.example.com/ai/lmops-trainer:0.1.0",
+        compressor_image="registry.example.com/ai/lmops-compressor:0.1.0",
         namespace="lmops",
         scratch="50Gi",
         grace_seconds=120,

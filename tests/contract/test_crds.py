@@ -9,21 +9,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from api.test_types import BEFORE, CASES, EDITS, Case, Fields, data, model, unchanging
+from api.cases import BASES, BEFORE, CASES, EDITS, Case, Fields, model, resource
+from api.test_types import unchanging
 from builders import World, trainingjob
 from cluster.client import Cluster, KubectlError, Manifest
-from lmops.api import TrainingJob
-from lmops.api.crd import KINDS, Schema, resource_schema
+from lmops.api.crd import KINDS, Kind, Schema, resource_schema
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCUMENTS = sorted(EXAMPLES.glob("*/*.yaml"))
 
 
 def job(sections: Fields) -> Manifest:
-    """A job with these sections in its spec."""
-    spec = {**model(), **data(), "output": {"uri": "pvc://models/reviews"}, **sections}
-    spec = {section: value for section, value in spec.items() if value is not None}
-    return {"apiVersion": "lmops.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": "reviews"}, "spec": spec}
+    """A TrainingJob with these sections in its spec."""
+    return resource("TrainingJob", sections)
 
 
 def tried(cluster: Cluster, manifest: Manifest) -> Manifest:
@@ -44,38 +42,39 @@ def refused(cluster: Cluster, *command: str, manifest: Manifest) -> list[str]:
 def test_the_crds_are_established(cluster: Cluster) -> None:
     served = cluster.kubectl("api-resources", "--api-group=lmops.dev", "-o", "name").split()
 
-    assert served == [f"{kind.plural}.lmops.dev" for kind in KINDS]
+    assert served == sorted(f"{kind.plural}.lmops.dev" for kind in KINDS)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_spec_that_breaks_a_rule_is_refused_in_its_words(cluster: Cluster, case: Case) -> None:
     place = ".".join(filter(None, ("spec", case.place)))
 
-    assert refused(cluster, "create", manifest=job(case.broken)) == [
-        f'The TrainingJob "reviews" is invalid: {place}: Invalid value: {case.message}'
+    assert refused(cluster, "create", manifest=resource(case.kind, case.broken)) == [
+        f'The {case.kind} "reviews" is invalid: {place}: Invalid value: {case.message}'
     ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_spec_that_keeps_a_rule_is_admitted(cluster: Cluster, case: Case) -> None:
-    assert tried(cluster, job(case.kept))["kind"] == "TrainingJob"
+    assert tried(cluster, resource(case.kind, case.kept))["kind"] == case.kind
 
 
-@pytest.mark.parametrize("field", EDITS)
-def test_a_job_that_exists_keeps_its_settings(cluster: Cluster, namespace: str, field: str) -> None:
-    cluster.apply(job(BEFORE.get(field, {})), namespace=namespace)
+@pytest.mark.parametrize(("kind", "field"), EDITS)
+def test_a_job_that_exists_keeps_its_settings(cluster: Cluster, namespace: str, kind: str, field: str) -> None:
+    cluster.apply(resource(kind, BEFORE.get((kind, field), {})), namespace=namespace)
 
-    assert refused(cluster, "replace", "-n", namespace, manifest=job(EDITS[field])) == [
-        f'The TrainingJob "reviews" is invalid: spec: Invalid value: {unchanging(field)}'
+    assert refused(cluster, "replace", "-n", namespace, manifest=resource(kind, EDITS[kind, field])) == [
+        f'The {kind} "reviews" is invalid: spec: Invalid value: {unchanging(field)}'
     ]
 
 
+@pytest.mark.parametrize("kind", BASES)
 @pytest.mark.parametrize("field", ["workspace", "credentials"])
-def test_a_section_cannot_be_taken_away(cluster: Cluster, namespace: str, field: str) -> None:
-    cluster.apply(job(EDITS[field]), namespace=namespace)
+def test_a_section_cannot_be_taken_away(cluster: Cluster, namespace: str, kind: str, field: str) -> None:
+    cluster.apply(resource(kind, EDITS[kind, field]), namespace=namespace)
 
-    assert refused(cluster, "replace", "-n", namespace, manifest=job({})) == [
-        f'The TrainingJob "reviews" is invalid: spec: Invalid value: {unchanging(field)}'
+    assert refused(cluster, "replace", "-n", namespace, manifest=resource(kind, {})) == [
+        f'The {kind} "reviews" is invalid: spec: Invalid value: {unchanging(field)}'
     ]
 
 
@@ -99,8 +98,9 @@ def test_a_name_that_children_could_not_bear_is_refused(cluster: Cluster) -> Non
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(EXAMPLES)))
 def test_an_example_is_admitted_with_the_defaults_of_its_types(cluster: Cluster, document: Path) -> None:
     command = ("apply", "--dry-run=server", "--validate=strict", "-o", "json", "-f", document)
-    admitted = TrainingJob.model_validate_json(cluster.kubectl(*command)).spec
-    written = TrainingJob.model_validate(yaml.safe_load(document.read_text())).spec
+    written = yaml.safe_load(document.read_text())
+    form = next(kind.model for kind in KINDS if kind.model.__name__ == written["kind"])
+    admitted, written = (form.model_validate(each).spec for each in (json.loads(cluster.kubectl(*command)), written))
 
     assert admitted.model_dump(exclude_unset=True) == written.model_dump(exclude_none=True)
 
@@ -126,10 +126,11 @@ def _element(schema: Schema) -> Schema:
     return _element(inner) if inner else schema
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.plural)
 @pytest.mark.parametrize("part", ["spec", "status"])
-def test_every_field_is_explained(cluster: Cluster, part: str) -> None:
-    schema = resource_schema(KINDS[0])["properties"][part]
-    explained = cluster.kubectl("explain", f"trainingjob.{part}", "--recursive")
+def test_every_field_is_explained(cluster: Cluster, kind: Kind, part: str) -> None:
+    schema = resource_schema(kind)["properties"][part]
+    explained = cluster.kubectl("explain", f"{kind.plural}.{part}", "--recursive")
     lines = explained.partition("FIELDS:\n")[2].splitlines()
     listed = [line for line in lines if "\t<" in line]
 
@@ -141,13 +142,14 @@ def _depth(line: str) -> int:
     return (len(line) - len(line.lstrip())) // 2 - 1
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.plural)
 @pytest.mark.parametrize("part", ["spec", "status"])
-def test_every_field_keeps_its_sentence(cluster: Cluster, part: str) -> None:
+def test_every_field_keeps_its_sentence(cluster: Cluster, kind: Kind, part: str) -> None:
     told = json.loads(cluster.kubectl("get", "--raw", "/openapi/v3/apis/lmops.dev/v1alpha1"))
-    served = told["components"]["schemas"]["dev.lmops.v1alpha1.TrainingJob"]["properties"][part]
+    served = told["components"]["schemas"][f"dev.lmops.v1alpha1.{kind.model.__name__}"]["properties"][part]
 
     assert "" not in sentences(served)
-    assert sentences(served) == sentences(resource_schema(KINDS[0])["properties"][part])
+    assert sentences(served) == sentences(resource_schema(kind)["properties"][part])
 
 
 def sentences(schema: Schema) -> list[str]:

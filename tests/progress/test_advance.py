@@ -90,7 +90,7 @@ def test_a_run_that_the_ledger_does_not_know_is_refused() -> None:
 
 @pytest.mark.parametrize("told", [post(percent=9, current_step=9), post(percent=9, current_step=10, loss=0.1)])
 def test_a_run_that_goes_over_old_steps_again_shows_that_it_is_alive_and_no_more(told: Post) -> None:
-    patch = advance(job(status(progress=reported(10))), "a-train-a1", told, LATER)
+    patch = advance(work(job(status(progress=reported(10)))), "a-train-a1", told, LATER)
 
     assert patch is not None
     alive = {"updatedAt": "2026-01-01T12:00:10Z"}

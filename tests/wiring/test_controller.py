@@ -215,7 +215,7 @@ def test_row_3_a_plan_made_of_a_stale_view_does_nothing():
 
 def test_a_resource_of_another_form_is_told_so_once():
     life = Life()
-    life.store.put({**life.job, "spec": {"model": "a sentence"}})
+    life.store.put({**life.job, "spec": {**life.job["spec"], "model": "a sentence"}})
     life.run()
 
     condition = life.status["conditions"][0]

@@ -63,15 +63,15 @@ def done(work: AnyWork, stage: Stage, state: Done, now: datetime) -> Plan:
             events=(Event("Normal", "StageCompleted", f"{row.name} completed"),),
             again=timedelta(0),
         )
-    return judged(work.having(**changes), now)
+    return judged(work, changes, now)
 
 
-def judged(work: AnyWork, now: datetime) -> Plan:
+def judged(work: AnyWork, changes: dict[str, Any], now: datetime) -> Plan:
     """The end: the last stage has left its result, and the kind says what it is worth."""
-    verdict = work.verdict()
+    verdict = work.having(**changes).verdict()
     if isinstance(verdict, Failure):
-        return failed(work, verdict, now)
-    return Plan(status=told(work, verdict, now), events=(Event("Normal", verdict.reason, verdict.message),))
+        return failed(work, verdict, now, **changes)
+    return Plan(status=told(work, verdict, now, **changes), events=(Event("Normal", verdict.reason, verdict.message),))
 
 
 def lost(work: AnyWork, stage: Stage, state: Lost, now: datetime) -> Plan:
@@ -129,13 +129,15 @@ def suspended(work: AnyWork, stage: Stage, state: State, now: datetime) -> Plan:
     return Plan(status=told(work, standing, now))
 
 
-def failed(work: AnyWork, why: Failure, now: datetime, accepted: bool = True) -> Plan:
+def failed(work: AnyWork, why: Failure, now: datetime, accepted: bool = True, **changes: Any) -> Plan:
     """The end that was not wanted. Pods stay as they are, for whoever wants to look, and no run is left open."""
     standing = Standing("Failed", why.reason, f"{why.message} {why.remedy}".strip(), accepted, status.told_failure(why))
     ended = {"state": "Failed", "reason": why.reason, "message": why.message, "finished_at": now}
-    runs = [row.model_copy(update=ended) if row.state in OPEN else row for row in work.job.status.runs]
+    runs = [
+        row.model_copy(update=ended) if row.state in OPEN else row for row in changes.get("runs", work.job.status.runs)
+    ]
     return Plan(
-        status=told(work, standing, now, failure=why, runs=runs),
+        status=told(work, standing, now, **changes | {"failure": why, "runs": runs}),
         events=(Event("Warning", why.reason, f"{why.message} {why.remedy}".strip()),),
     )
 
