@@ -20,11 +20,10 @@ def after(job: QuantizeJob, *sources: Manifest, **seen: Any) -> Plan[Any]:
     return reconcile(job, Observed(sources=sources, **seen), NOON, SETTINGS)
 
 
-def source(
-    kind: str = "TrainingJob", name: str = "reviews", labels: dict[str, str] | None = None, **status: Any
-) -> Any:
+def source(kind: str = "TrainingJob", name: str = "reviews", team: str = "", **status: Any) -> Manifest:
     """Another job, as the cache has it."""
-    metadata = {"name": name, "namespace": "default", "uid": f"u-{name}", "labels": labels or {}}
+    labels = {"team": team, "tier": "gold"} if team else {}
+    metadata = {"name": name, "namespace": "default", "uid": f"u-{name}", "labels": labels}
     return {"kind": kind, "metadata": metadata, "status": status}
 
 
