@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make demo` trains a real model, `make test` passes the tests.
+# Two commands on a fresh machine: `make demo` trains and compresses a real model, `make test` passes the tests.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -12,7 +12,8 @@ LOCKS := --universal --python-version 3.11 --generate-hashes --no-header --no-an
 demo: .venv/laptop
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews
 	@$(BIN)/lmops local delete --ignore-not-found trainingjob/reviews
-	$(BIN)/lmops local apply -f examples/reviews --volume data=$(VOLUMES)/data --volume models=$(VOLUMES)/models
+	@$(BIN)/lmops local delete --ignore-not-found quantizejob/reviews-int8
+	$(BIN)/lmops local apply -f examples/reviews -f examples/compress-reviews/dynamic.yaml --volume data=$(VOLUMES)/data --volume models=$(VOLUMES)/models
 	@echo '  (lmops is $(BIN)/lmops here)'
 
 test: .venv/dev

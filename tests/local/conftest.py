@@ -69,9 +69,9 @@ class Laptop:
         out, err = process.communicate(timeout=30)
         return process.returncode, out, err
 
-    def resource(self) -> dict[str, Any]:
+    def resource(self, target: str = "tj/reviews") -> dict[str, Any]:
         """The resource as `get -o yaml` prints it."""
-        found: dict[str, Any] = yaml.safe_load(self.lmops("get", "tj/reviews", "-o", "yaml")[1])
+        found: dict[str, Any] = yaml.safe_load(self.lmops("get", target, "-o", "yaml")[1])
         return found
 
     def step(self) -> int:

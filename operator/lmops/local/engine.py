@@ -16,7 +16,7 @@ from lmops.local.home import Folder, Home
 from lmops.local.kinds import Kind
 from lmops.local.kubelet import Kubelet, Node
 from lmops.patches import merged
-from lmops.plan import Manifest, Plan, created
+from lmops.plan import Manifest, Plan, Ref, created
 from lmops.settings import Settings
 
 TICK = 0.1
@@ -45,6 +45,9 @@ class Engine:
         self.stamp = -1
         self.again: datetime | None = None
         self.stopping = self.stale = False
+        self.awaited: tuple[Ref, ...] = ()
+        self.heard: tuple[int, ...] = ()
+        """When each resource that this one waits for last changed."""
 
     @property
     def status(self) -> Manifest:
@@ -92,15 +95,18 @@ class Engine:
         return self._end(now)
 
     def _look(self) -> None:
-        """Reads what the user asks for, when it has changed."""
+        """Reads what the user asks for, when it has changed; and sees whether what it waits for has."""
+        heard = self.home.changes(self.folder.namespace, self.awaited)
+        self.heard, self.stale = heard, self.stale or heard != self.heard
         if (stamp := self.folder.stamp()) == self.stamp:
             return
         self.stamp, self.stale = stamp, True
         self.resource = {**(self.folder.applied() or self.resource), "status": self.status or self.folder.status()}
 
     def _plan(self, now: datetime) -> Plan[Any]:
-        work, sources = self.work(), self.kind.row.sources
-        seen = tuple(found for ref in sources(work.job) for found in self.home.resources(self.folder.namespace, ref))
+        work = self.work()
+        self.awaited = self.kind.row.sources(work.job)
+        seen = tuple(found for ref in self.awaited for found in self.home.resources(self.folder.namespace, ref))
         return reconcile(work, replace(self.cluster.observed(), sources=seen), now)
 
     def _carry_out(self, plan: Plan[Any], now: datetime, only_tell: bool = False) -> None:

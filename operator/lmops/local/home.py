@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -240,8 +240,15 @@ class Home:
 
     def resources(self, namespace: str, ref: Ref) -> list[Manifest]:
         """The resource of this name as a cluster would show it; without a name all of the kind."""
-        found = (folder.resource() for folder in self.folders(namespace, ref.kind) if ref.name in ("", folder.name))
-        return [resource for resource in found if resource]
+        return [resource for folder in self._named(namespace, ref) if (resource := folder.resource())]
+
+    def changes(self, namespace: str, refs: Iterable[Ref]) -> tuple[int, ...]:
+        """When the status of each of these was written last."""
+        files = (folder.path / "status.json" for ref in refs for folder in self._named(namespace, ref))
+        return tuple(file.stat().st_mtime_ns for file in files if file.exists())
+
+    def _named(self, namespace: str, ref: Ref) -> list[Folder]:
+        return [folder for folder in self.folders(namespace, ref.kind) if ref.name in ("", folder.name)]
 
     def secret(self, namespace: str, name: str) -> dict[str, str] | None:
         """What a Secret holds."""

@@ -78,6 +78,5 @@ def _published(name: str, job: QuantizeJobStatus, volumes: Volumes) -> Iterator[
         path = volumes.path(job.model.uri)
         yield "model", f"{path} ({size(job.model.size_bytes)})"
         yield "report", str(path / "report.html")
-        yield "next", f"lmops local predict {name} FILE"
-    yield "" if job.model else "next", f"lmops local describe {name}"
+    yield "next", f"lmops local describe {name}"
     yield "", f"lmops local logs {name}"

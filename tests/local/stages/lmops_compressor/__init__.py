@@ -1,0 +1,1 @@
+"""The compressor's place in tests of the laptop."""
