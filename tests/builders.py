@@ -96,6 +96,9 @@ def report(**changes: Any) -> dict[str, Any]:
     }
 
 
+RESULTS["compress"] = {"model": {**MODEL, "uri": "pvc://models/small/0123456789ab"}, "report": report()}
+
+
 def pod(job: Job, stage: str, attempt: int = 0, index: int = 0, **status: Any) -> Manifest:
     """A pod of an attempt, with this status."""
     child = manifest(job, stage, attempt, SETTINGS)  # type: ignore[arg-type]

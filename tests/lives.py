@@ -8,9 +8,10 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from builders import NOON, RESULTS, SETTINGS, said, trainingjob
+from builders import NOON, RESULTS, SETTINGS, quantizejob, said, trainingjob
 from fakecluster import CrashError, FakeCluster
 from faults import NONE
+from lmops.api import Job
 from lmops.cluster import RefusedError, UnreachableError
 from lmops.controller import Controller, NotCreatedError
 from lmops.kinds import KINDS
@@ -35,9 +36,17 @@ def fails_once(stage: str, attempt: int) -> dict[str, Any]:
 
 def submit(store: Store, name: str = "reviews", namespace: str = "default", **spec: Any) -> Key:
     """A user creates a TrainingJob."""
-    job = trainingjob(name, **spec).manifest()
-    store.put_new({**job, "metadata": {"name": name, "namespace": namespace}, "status": {}})
-    return Key("TrainingJob", namespace, name)
+    return _put(store, trainingjob(name, **spec), name, namespace)
+
+
+def submit_quantization(store: Store, name: str = "small", namespace: str = "default", **spec: Any) -> Key:
+    """A user creates a QuantizeJob."""
+    return _put(store, quantizejob(**spec), name, namespace)
+
+
+def _put(store: Store, job: Job, name: str, namespace: str) -> Key:
+    store.put_new({**job.manifest(), "metadata": {"name": name, "namespace": namespace}, "status": {}})
+    return Key(job.kind, namespace, name)
 
 
 def outcome(store: Store, key: Key) -> dict[str, Any]:
@@ -62,7 +71,7 @@ class Nodes:
 
     def step(self, now: datetime) -> None:
         """Starts, ends and removes pods, and children whose pods or whose owner are gone."""
-        alive = {owner["metadata"]["uid"] for owner in self.store.of("TrainingJob")}
+        alive = {owner["metadata"]["uid"] for owner in self.store.of(*KINDS)}
         pods = defaultdict[str, list[Manifest]](list)
         for pod in self.store.of("Pod"):
             pods[_owner(pod)].append(pod)
@@ -107,7 +116,8 @@ class Life:
     def __init__(self, script: Script = succeeds, **spec: Any) -> None:
         self.store, self.now = Store(), NOON
         self.server, self.nodes = FakeCluster(self.store), Nodes(self.store, script)
-        submit(self.store, **spec)
+        self.keys = [submit(self.store, **spec)]
+        """The jobs that live here."""
         self.crashes, self.told, self.hidden = 0, 0, 0
         self.hide: Callable[[int], bool] = lambda event: False
         """Whether the watch loses its n-th event."""
@@ -149,7 +159,8 @@ class Life:
                 if turn == 0 or turn % 10 == 9:
                     await self.controller.resync()
                 self.watch()
-                await self.controller.reconcile(KEY)
+                for key in self.keys:
+                    await self.controller.reconcile(key)
             except CrashError:
                 self.crashes += 1
                 self.server.faults = NONE
