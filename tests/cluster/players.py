@@ -14,10 +14,13 @@ from cluster.client import Cluster, Manifest
 
 
 class Players:
-    """The pods of one TrainingJob."""
+    """The pods of one job."""
 
-    def __init__(self, cluster: Cluster, namespace: str, job: str, patience: float = 60) -> None:
+    def __init__(
+        self, cluster: Cluster, namespace: str, job: str, patience: float = 60, kind: str = "trainingjob"
+    ) -> None:
         self.cluster, self.namespace, self.job, self.patience = cluster, namespace, job, patience
+        self.kind = kind
 
     def pods(self, run: str, count: int = 1) -> list[Manifest]:
         """The pods of a run, such as `train-a0`, in the order of their names, once there are so many."""
@@ -88,7 +91,7 @@ class Players:
 
     def describe(self) -> str:
         """What the job says of itself."""
-        return json.dumps(self.cluster.get("trainingjob", self.job, self.namespace).get("status", {}), indent=1)
+        return json.dumps(self.cluster.get(self.kind, self.job, self.namespace).get("status", {}), indent=1)
 
 
 def _now() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from builders import EVALUATION, MODEL, trainingjob
+from builders import EVALUATION, MODEL, quantizejob, trainingjob
 from cluster.client import Cluster, Manifest
 from cluster.controlplane import ControlPlane
 from cluster.operator import Operator
@@ -74,6 +74,35 @@ def events(players: Players) -> list[str]:
     told = sorted(found, key=lambda event: str(event["eventTime"]))
     reasons = [str(event["reason"]) for event in told if event["regarding"]["kind"] == "TrainingJob"]
     return [reason for reason in reasons if reason not in ("Started", "StageCompleted")]
+
+
+def test_a_job_that_compresses_waits_for_the_one_that_trains(players: Players) -> None:
+    manifest = {**quantizejob().manifest(), "metadata": {"name": "small"}}
+    manifest.pop("status")
+    players.cluster.apply(manifest, namespace=players.namespace)
+    where = players.namespace
+    waiting = players.cluster.until("quantizejob", "small", lambda job: reason(job) == "SourceNotReady", where)
+    for run, count in (("prepare-a0", 1), ("train-a0", 2), ("evaluate-a0", 1)):
+        players.run(run, count)
+        players.succeed(run, count)
+
+    compressing = Players(players.cluster, where, "small", patience=120, kind="quantizejob")
+    compressing.run("compress-a0")
+    compressing.succeed("compress-a0")
+    job = players.cluster.until("quantizejob", "small", lambda job: reason(job) == "Passed", where)
+
+    assert "startTime" not in waiting["status"]
+    assert (job["status"]["phase"], job["status"]["source"]["uri"]) == ("Succeeded", MODEL["uri"])
+    shown = players.cluster.kubectl("get", "qj", "-n", where, "--no-headers").split()[:8]
+    assert shown == ["small", "Succeeded", "100%", "Dynamic", "8", "bit", "3.92x", "2.00x"]
+    players.cluster.kubectl("delete", "quantizejob", "--all", "-n", where, "--wait=false")
+
+
+def reason(job: Manifest) -> str:
+    """Why a job waits, or how it ended."""
+    conditions = {c["type"]: c for c in job.get("status", {}).get("conditions", ())}
+    speaking = "Progressing" if conditions.get("Progressing", {}).get("status") == "True" else "Complete"
+    return str(conditions.get(speaking, {}).get("reason", ""))
 
 
 def test_a_failed_attempt_is_recorded_deleted_and_followed_by_another(players: Players) -> None:
