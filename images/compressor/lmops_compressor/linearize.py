@@ -18,7 +18,7 @@ def linearize(model: PreTrainedModel) -> PreTrainedModel:
     found = [name for name, module in model.named_modules() if isinstance(module, Conv1D)]
     for name in found:
         conv = model.get_submodule(name)
-        linear = nn.Linear(conv.weight.shape[0], conv.weight.shape[1], device="meta")  # type: ignore[index, arg-type, union-attr]
+        linear = nn.Linear(conv.weight.shape[0], conv.weight.shape[1], device="meta")  # type: ignore[index, arg-type]
         model.set_submodule(name, _turned(conv, linear))
     setattr(model, NAMES, (*getattr(model, NAMES, ()), *found))
     return model
@@ -28,8 +28,8 @@ def delinearize(model: PreTrainedModel) -> PreTrainedModel:
     """Undoes `linearize` in place, to the bit; layers that have become smaller meanwhile keep their size."""
     for name in getattr(model, NAMES, ()):
         linear = model.get_submodule(name)
-        outputs, inputs = linear.weight.shape  # type: ignore[misc, union-attr]
-        conv = Conv1D(0, 0)  # without weights of its own, which would be drawn at random
+        outputs, inputs = linear.weight.shape  # type: ignore[misc]
+        conv = Conv1D(0, 0)  # type: ignore[no-untyped-call]  # empty: weights of its own would be drawn at random
         conv.nf, conv.nx = outputs, inputs
         model.set_submodule(name, _turned(linear, conv))
     setattr(model, NAMES, ())
@@ -39,6 +39,6 @@ def delinearize(model: PreTrainedModel) -> PreTrainedModel:
 def _turned(old: nn.Module, new: nn.Module) -> nn.Module:
     """`new` with the weight of `old` transposed, in the same memory order that a fresh layer has."""
     weight, bias = old.weight, old.bias
-    new.weight = nn.Parameter(weight.detach().t().contiguous(), weight.requires_grad)  # type: ignore[operator, arg-type, union-attr]
+    new.weight = nn.Parameter(weight.detach().t().contiguous(), weight.requires_grad)  # type: ignore[operator, arg-type]
     new.bias = bias
     return new.train(old.training)
