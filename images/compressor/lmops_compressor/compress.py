@@ -84,7 +84,7 @@ def applied(run: Compression, source: Source, steps: list[Step], target: Path, t
         if step.prune:
             changes.append(methods.pruner(step.prune.method).prune(subject, step.prune, drawn, told))
             if step.prune.recovery:
-                from lmops_compressor.recovery import recover
+                from lmops_compressor.methods.recovery import recover
 
                 recover(subject, step.prune.recovery, rows.training(run, source), run.spec.calibration.seed, told)
         counted = _counted(subject)
