@@ -17,7 +17,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_log
 
 from lmops.api.model import Architecture, ModelSpec
-from lmops_trainer import uris
+from lmops_trainer import heads, uris
 from lmops_trainer.data import configs
 from lmops_trainer.failures import Refusal, place
 from lmops_trainer.log import log
@@ -151,7 +151,7 @@ def _loaded(
             setattr(config, name, number)
     if labels is not None:
         _labelled(config, task, labels)
-    loader = TASKS[task].auto_class()
+    loader = heads.loader(TASKS[task].auto_class(), config)
     try:
         with _silence():
             model, found = loader.from_pretrained(

@@ -83,7 +83,8 @@ def through(
     """
     model, given = subject.model, [batch for _, batch in rows.batches(TOKENS)]
     stack = blocks(model)
-    outside = {name: layer for name, layer in layers.items() if not any(layer in set(b.modules()) for b in stack)}
+    inside = [_among(layers, block) for block in stack]
+    outside = {name: layer for name, layer in layers.items() if not any(name in held for held in inside)}
     if outside:
         with _watched(outside, statistic) as watch:
             for batch in given:
@@ -91,16 +92,17 @@ def through(
                 _read(model, batch)
         yield from watch.seen.items()
     flows = [_entered(model, stack, batch) for batch in given] if len(outside) < len(layers) else []
-    for number, block in enumerate(stack if flows else []):
-        held = set(block.modules())
-        with _watched({name: layer for name, layer in layers.items() if layer in held}, statistic) as watch:
-            for flow in flows:
-                watch.inside = flow.inside
-                _passed(block, number, flow)
-        yield from watch.seen.items()
-        for flow in flows:
+    last = max((number for number, held in enumerate(inside) if held), default=-1)
+    for number, block in enumerate(stack[: last + 1]):
+        if inside[number]:
+            with _watched(inside[number], statistic) as watch:
+                for flow in flows:
+                    watch.inside = flow.inside
+                    _passed(block, number, flow)
+            yield from watch.seen.items()
+        for flow in flows if number < last else []:
             flow.hidden = _passed(block, number, flow)
-        tell((number + 1) / len(stack))
+        tell((number + 1) / (last + 1))
 
 
 def blocks(model: PreTrainedModel) -> list[nn.Module]:
@@ -108,6 +110,11 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
     lists = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
     longest = max(lists, key=len, default=nn.ModuleList())
     return list(longest) if len(longest) > 1 else []
+
+
+def _among(layers: Mapping[str, nn.Module], block: nn.Module) -> dict[str, nn.Module]:
+    held = set(block.modules())
+    return {name: layer for name, layer in layers.items() if layer in held}
 
 
 class _Watch(Generic[S]):
