@@ -66,7 +66,7 @@ def rank(run: Run) -> int:
 
 def together(run: Run, document: str) -> int:
     """Starts the ranks of this node, and sums up their ends."""
-    oom_kills = _oom_kills()
+    kills = oom_kills()
     signalled: str | None = None
     failures: Mapping[int, Any] = {}
     crash: BaseException | None = None
@@ -85,7 +85,7 @@ def together(run: Run, document: str) -> int:
             crash = error
     _ignore_signals()
     ranks = Ranks()
-    ending = summed_up(run, ranks.endings(), ranks.permanent(), signalled, failures, crash, _oom_kills() > oom_kills)
+    ending = summed_up(run, ranks.endings(), ranks.permanent(), signalled, failures, crash, oom_kills() > kills)
     if ending.failure and ending.failure not in [one.failure for one in ranks.endings()]:
         log.error("%s: %s %s", ending.failure.reason, ending.failure.message, ending.failure.remedy)
     write(ending)
@@ -135,6 +135,15 @@ def last_step(run: AnyRun) -> int | None:
     except OSError:
         return None
     return found.step if found else None
+
+
+def oom_kills() -> int:
+    """How often the memory limit of this container has killed a process."""
+    for file in (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")):
+        if file.exists():
+            words = file.read_text().split()
+            return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else 0
+    return 0
 
 
 def _raise_stop(number: int, frame: FrameType | None) -> None:
@@ -187,15 +196,6 @@ def _tell_torchrun(failed: Failure) -> None:
         told = {"py_callstack": "\n".join(failed.evidence), "timestamp": str(int(time.time()))}
         message = {"message": f"{failed.class_} {failed.reason}: {failed.message}", "extraInfo": told}
         Path(file).write_text(json.dumps({"message": message}))
-
-
-def _oom_kills() -> int:
-    """How often the memory limit of this container has killed a process."""
-    for file in (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")):
-        if file.exists():
-            words = file.read_text().split()
-            return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else 0
-    return 0
 
 
 def _die_with_launcher() -> None:
