@@ -1,0 +1,244 @@
+"""Both models measured: the same rows, the same threads, the same minutes, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoConfig
+
+from lmops.api import Compression
+from lmops.api.compression import Measurement
+from lmops.api.compressionreport import CompressionReport, Latency, ModelFigures
+from lmops_compressor import bootstrap, runners
+from lmops_compressor.comparison import Answers, Scored, metric_of
+from lmops_compressor.compress import Compressed
+from lmops_compressor.methods import Tell
+from lmops_compressor.process import ModelProcess
+from lmops_compressor.rows import scored
+from lmops_compressor.source import Source
+from lmops_compressor.verdict import Figures, judged, sentence
+from lmops_trainer import models
+from lmops_trainer.endings import scratch
+from lmops_trainer.failures import Refusal
+from lmops_trainer.log import log
+
+WARM = 3
+"""Calls that are not timed, at each size."""
+ENERGY = 2.0
+"""Seconds over which energy is counted."""
+CONFIDENCE = 0.95
+TIMED = 0.4
+"""The share of the time that goes into timing; the rest goes into scoring."""
+Setting = tuple[int, int]
+"""Rows of a call, and tokens of a row."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one model takes."""
+
+    latency: tuple[Latency, ...]
+    load_seconds: float
+    memory: int
+    joules: float | None
+    note: str
+    """On energy."""
+
+
+def measured(run: Compression, source: Source, made: Compressed, method: str, tell: Tell) -> CompressionReport:
+    """Both models side by side, and the verdict. A model that dies or answers no numbers is a Refusal."""
+    rows, chosen = scored(run, source), run.spec.evaluation
+    timed, notes = settings(chosen, source)
+    with workplace() as folder:
+        told = Scored.written(rows, folder / "rows")
+        with (
+            started("original", source.folder, run, source, told, timed[0]) as original,
+            started("compressed", made.folder, run, source, told, timed[0]) as compressed,
+        ):
+            used = usage(original, compressed, timed, chosen.repeats, lambda share: tell(TIMED * share))
+            counted = original.ask("count")
+            said = told.by_both(original, compressed, lambda share: tell(TIMED + (1 - TIMED) * share))
+    weights = (counted["parameters"], counted["non_zero"]), (made.parameters, made.non_zero)
+    folders = source.folder, made.folder
+    notes += [note for note in dict.fromkeys(one.note for one in used) if note]
+    if rows.name == "validation":
+        notes.append("There were no test rows: these rows also chose the checkpoint of the original.")
+    models_ = [_figures(*each) for each in zip(folders, weights, used, said, strict=True)]
+    return _reported(run, source, made, method, told, said, models_, notes)
+
+
+def settings(chosen: Measurement, source: Source) -> tuple[list[Setting], list[str]]:
+    """The calls that are timed. A length that was not asked for is never longer than what the model is given."""
+    window = models.window(AutoConfig.from_pretrained(source.folder, trust_remote_code=source.trust_remote_code))
+    if "lengths" not in chosen.model_fields_set:
+        lengths = sorted({min(length, source.max_length) for length in chosen.lengths})
+        shorter = lengths != sorted(chosen.lengths)
+        notes = [f"Latency is at {lengths[0]} tokens: the model is given no more."] if shorter else []
+        return [(size, length) for size in chosen.batch_sizes for length in lengths], notes
+    if window and max(chosen.lengths) > window:
+        raise Refusal(
+            "Settings",
+            "LengthTooLong",
+            f"evaluation.lengths: {max(chosen.lengths)} tokens are more than the {window} that the model has room for.",
+            f"Ask for {window} at most.",
+        )
+    return [(size, length) for size in chosen.batch_sizes for length in chosen.lengths], []
+
+
+def threads(run: Compression) -> int:
+    """Of both models."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return run.spec.evaluation.threads or (int(told) if told.isdigit() and int(told) else 1)
+
+
+def started(
+    name: str, folder: Path, run: Compression, source: Source, told: Scored, first: Setting
+) -> ModelProcess:  # fmt: skip
+    """The process of a model."""
+    return ModelProcess(name, folder, source.task, threads(run), told.batches, first, source.trust_remote_code)
+
+
+def usage(
+    original: ModelProcess, compressed: ModelProcess, timed: list[Setting], repeats: int, tell: Tell
+) -> tuple[Usage, Usage]:
+    """What both take. Memory is that of loading and of these calls alone: scoring would add scores of its own."""
+    both, latencies = (original, compressed), []
+    for number, setting in enumerate(timed):
+        latencies.append(latency(original, compressed, setting, repeats))
+        tell((number + 1) / len(timed))
+    memory = [process.ask("memory")["bytes"] for process in both]
+    size, length = timed[0]
+    energy = [process.ask("energy", batch_size=size, length=length, seconds=ENERGY) for process in both]
+    first, second = (
+        Usage(
+            tuple(pair[i] for pair in latencies),
+            both[i].load_seconds,
+            memory[i],
+            energy[i]["joules"],
+            energy[i]["note"],
+        )
+        for i in range(2)
+    )
+    return first, second
+
+
+def latency(
+    original: ModelProcess, compressed: ModelProcess, setting: Setting, repeats: int
+) -> tuple[Latency, Latency]:  # fmt: skip
+    """Both in turn, each as often first as second, so that what else the machine does falls on both alike."""
+    size, length = setting
+    seconds: dict[ModelProcess, list[float]] = {original: [], compressed: []}
+    for process in seconds:
+        process.ask("time", batch_size=size, length=length, calls=WARM)
+    for turn in range(repeats):
+        for process in (original, compressed) if turn % 2 == 0 else (compressed, original):
+            seconds[process] += process.ask("time", batch_size=size, length=length)["seconds"]
+    return _latency(setting, seconds[original]), _latency(setting, seconds[compressed])
+
+
+def ratio(compressed: float | None, original: float | None) -> float | None:
+    """The compressed model's figure as a share of the original's, to four digits; None where there is none."""
+    return round(compressed / original, 4) if compressed and original else None
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder of scratch for what the processes share."""
+    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+        yield Path(folder)
+
+
+def _latency(setting: Setting, seconds: list[float]) -> Latency:
+    half, most = np.percentile(seconds, [50, 95])
+    return Latency(
+        batch_size=setting[0],
+        length=setting[1],
+        p50_milliseconds=round(1e3 * float(half), 4),
+        p95_milliseconds=round(1e3 * float(most), 4),
+        rows_per_second=round(setting[0] / float(half), 2),
+    )
+
+
+def _figures(folder: Path, weights: tuple[int, int], used: Usage, said: Answers) -> ModelFigures:
+    """Without the metrics, which need a task and names."""
+    return ModelFigures(
+        format=runners.format_of(folder),
+        size_bytes=runners.weights(folder),
+        parameters=weights[0],
+        non_zero_parameters=weights[1],
+        latency=list(used.latency),
+        load_seconds=round(used.load_seconds, 3),
+        peak_memory_bytes=used.memory,
+        joules_per_row=used.joules,
+    )
+
+
+def _reported(
+    run: Compression,
+    source: Source,
+    made: Compressed,
+    method: str,
+    told: Scored,
+    said: tuple[Answers, Answers],
+    measured: list[ModelFigures],
+    notes: list[str],
+) -> CompressionReport:
+    if not said[0].targets.sum():
+        raise nothing_to_tell(told)
+    accept = run.spec.accept
+    confidence = (accept.confidence if accept else None) or CONFIDENCE
+    every = [answers.figures(source.task, source.labels) for answers in said]
+    metric = metric_of(source.task, run.spec.evaluation.metric, source.metric, every[0])
+    values = every[0][metric], every[1][metric]
+    log.info("%s of the original %.6g, of the compressed model %.6g", metric, *values)
+    original, compressed = (
+        model.model_copy(update={"metrics": _short(figures, metric)})
+        for model, figures in zip(measured, every, strict=True)
+    )
+    compressed.metrics["klDivergence"] = round(said[1].mean_divergence, 6)
+    figures = Figures(
+        size_ratio=round(original.size_bytes / compressed.size_bytes, 4),
+        latency_ratio=ratio(compressed.latency[0].p50_milliseconds, original.latency[0].p50_milliseconds),
+        memory_ratio=ratio(compressed.peak_memory_bytes, original.peak_memory_bytes),
+        quality=bootstrap.difference(metric, *said, values, source.labels, confidence),
+        agreement=bootstrap.agreement(*said, confidence),
+    )
+    verdict, checks = judged(accept, figures, metric)
+    return CompressionReport(
+        method=method,
+        changes=list(made.changes),
+        split=told.rows.name,
+        rows=told.count,
+        threads=threads(run),
+        metric=metric,
+        original=original,
+        compressed=compressed,
+        **vars(figures),
+        confidence=confidence,
+        verdict=verdict,
+        checks=checks,
+        notes=notes,
+        sentence=sentence(figures, metric, values, f"{told.count:,} {told.rows.name} rows", verdict, checks),
+    )
+
+
+def nothing_to_tell(told: Scored) -> Refusal:
+    """Rows of one token have no next one."""
+    return Refusal(
+        "Data",
+        "NothingToScore",
+        f"The {told.rows.name} rows hold nothing that the model could tell: they are too few or too short.",
+        "Name longer rows in evaluation.from.",
+    )
+
+
+def _short(figures: dict[str, float], metric: str) -> dict[str, float]:
+    """As a TrainingJob reports them: six digits, and of single classes the one that is the metric."""
+    kept = {name: value for name, value in figures.items() if not name.startswith("f1:") or name == metric}
+    return {name: round(value, 6) for name, value in kept.items()}

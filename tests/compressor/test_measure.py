@@ -1,0 +1,140 @@
+"""Both models are measured on the same rows by the same figures that training reports, and say so in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lmops_compressor import measure, runners
+from lmops_compressor.source import Source
+from lmops_trainer.failures import Refusal
+from measuring import TASKS, Models, halved, run, shaken
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        yield Models(tmp_path_factory.mktemp("models"), monkeypatch)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_figures_of_the_original_are_those_that_its_training_job_reported(models: Models, task: str):
+    uri, evaluation = models.of(task)
+
+    report = models.measured(uri)
+
+    assert report.split == evaluation.split
+    assert report.original.metrics == pytest.approx(evaluation.metrics, abs=2e-6, rel=2e-6)
+    # and a copy says all that the original says
+    assert report.compressed.metrics == report.original.metrics | {"klDivergence": 0.0}
+    assert report.quality.model_dump() == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert report.agreement.model_dump() == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_everything_about_both_models_is_told(models: Models):
+    uri, evaluation = models.of()
+    accept = {"maxQualityDrop": 1, "minSizeRatio": 2, "maxMemoryRatio": 0.5}
+
+    report = models.measured(uri, halved, evaluation={"batchSizes": [1, 4], "lengths": [8, 16]}, accept=accept)
+
+    source = Source.open(run(uri))
+    weights = list(source.model().parameters())
+    assert report.rows == evaluation.rows
+    assert report.original.size_bytes == (source.folder / "model.safetensors").stat().st_size
+    assert report.original.parameters == report.compressed.parameters == sum(weight.numel() for weight in weights)
+    assert report.original.non_zero_parameters == sum(int(weight.count_nonzero()) for weight in weights)
+    assert report.compressed.non_zero_parameters < report.original.non_zero_parameters
+    for model in (report.original, report.compressed):
+        assert model.format == "safetensors"
+        assert [(one.batch_size, one.length) for one in model.latency] == [(1, 8), (1, 16), (4, 8), (4, 16)]
+        assert all(0 < one.p50_milliseconds <= one.p95_milliseconds for one in model.latency)
+        assert model.latency[2].rows_per_second == pytest.approx(4e3 / model.latency[2].p50_milliseconds, rel=0.01)
+        assert model.load_seconds is not None
+        assert 0.1 < model.load_seconds < 300
+        assert model.peak_memory_bytes is not None
+        assert 100e6 < model.peak_memory_bytes < 3e9
+        assert (model.joules_per_row is None) == any(note.startswith("Energy was not") for note in report.notes)
+    halves = [model.latency[0].p50_milliseconds for model in (report.compressed, report.original)]
+    assert report.latency_ratio == pytest.approx(halves[0] / halves[1], abs=1e-3)
+    assert (report.threads, report.metric, report.confidence, report.method) == (1, "f1", 0.95, "Half")
+    assert [check.partition(": ")[0] for check in report.checks] == ["ok", "not kept", "not kept"]
+    assert report.verdict == "NotPassed"
+    assert len(report.model_dump_json(by_alias=True)) < 3400
+
+
+def test_a_worse_language_model_has_a_higher_perplexity_and_a_negative_quality(models: Models):
+    uri, _ = models.of("CausalLM")
+    job = run(uri, accept={"maxQualityDrop": 0.001})
+    source = Source.open(job)
+    small = models.copy(source, shaken(0.3))
+
+    report = measure.measured(job, source, small, "Noise", lambda _: None)
+
+    before, after = (model.metrics["perplexity"] for model in (report.original, report.compressed))
+    assert report.metric == "perplexity"
+    assert report.quality.value == pytest.approx((before - after) / before, abs=1e-5)
+    assert report.quality.low <= report.quality.value <= report.quality.high < 0
+    assert 0 < report.agreement.low <= report.agreement.value <= report.agreement.high < 1
+    assert report.verdict == "NotPassed"
+    assert report.sentence.startswith("1.00x smaller, ")
+    assert "% worse (" in report.sentence
+    assert report.compressed.metrics["klDivergence"] == pytest.approx(divergence(job, source, small.folder), rel=1e-3)
+
+
+def divergence(job: measure.Compression, source: Source, folder: Path) -> float:
+    """The mean over all targets, of whole distributions, as it is defined."""
+    one = source.model()
+    other, total, count = type(one).from_pretrained(folder).eval(), 0.0, 0
+    with torch.no_grad():
+        for _, batch in measure.scored(job, source).batches():
+            given = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            mine, theirs = (model(**given).logits.double().log_softmax(-1) for model in (one, other))
+            where = batch["labels"] != -100
+            total += float((mine.exp() * (mine - theirs)).sum(-1)[where].sum())
+            count += int(where.sum())
+    return total / count
+
+
+def test_quality_is_by_the_metric_that_is_asked_for_then_by_that_of_the_models_own_job(models: Models):
+    uri, _ = models.of(metric="accuracy")
+
+    assert models.measured(uri).metric == "accuracy"
+    with pytest.raises(Refusal, match=r"evaluation\.metric: perplexity is no figure of a model for SequenceClass"):
+        models.measured(uri, evaluation={"metric": "perplexity"})
+
+
+def test_a_length_beyond_the_window_is_refused_when_asked_for_and_shortened_when_not(models: Models):
+    uri, _ = models.of()
+    with pytest.raises(Refusal, match="64 tokens are more than the 16 that the model has room for"):
+        models.measured(uri, evaluation={"lengths": [64]})
+
+    job = run(uri)
+    timed, notes = measure.settings(type(job.spec.evaluation)(), Source.open(job))
+
+    assert (timed, notes) == ([(1, 16)], ["Latency is at 16 tokens: the model is given no more."])
+
+
+def test_a_model_that_answers_no_numbers_is_refused(models: Models):
+    uri, _ = models.of()
+
+    def lost(model: torch.nn.Module) -> None:
+        next(iter(model.parameters()))[:] = np.nan
+
+    with pytest.raises(Refusal, match="The compressed model answers with numbers that are not finite") as refusal:
+        models.measured(uri, lost)
+
+    assert (refusal.value.class_, refusal.value.reason) == ("Verdict", "NotFinite")
+
+
+def test_a_runner_is_found_by_what_lies_in_the_folder(tmp_path: Path):
+    for form, names in {"onnx": ["model.onnx", "model.onnx.data"], "executorch": ["model.pte"]}.items():
+        folder = tmp_path / form
+        folder.mkdir()
+        for name in [*names, "tokenizer.json"]:
+            (folder / name).write_bytes(b"1234")
+        assert (runners.format_of(folder), runners.weights(folder)) == (form, 4 * len(names))
