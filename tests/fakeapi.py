@@ -126,7 +126,7 @@ class FakeApi:
         if place is None:
             return self._discovery(request.path)
         self.requests += 1
-        asked = Request(self.requests, _verb(request, place), place.kind)
+        asked = Request(self.requests, _verb(request, place), place.kind, place.namespace)
         if fault := self.faults.hit(asked, "delay"):
             await asyncio.sleep(fault.seconds)
         try:

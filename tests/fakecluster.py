@@ -30,7 +30,7 @@ class FakeCluster:
         return self._answer("get", kind, lambda: self.store.get(kind, namespace, name))
 
     async def list(self, kind: str, namespace: str = "", selector: str = "") -> AsyncIterator[Manifest]:
-        for manifest in self._answer("list", kind, lambda: self.store.select(kind, namespace, selector)):
+        for manifest in self._answer("list", kind, lambda: self.store.select(kind, namespace, selector), namespace):
             yield manifest
 
     async def create(self, manifest: Manifest) -> Manifest:
@@ -50,9 +50,9 @@ class FakeCluster:
         """Everything is installed here."""
         return True
 
-    def _answer(self, verb: str, kind: str, act: Callable[[], T]) -> T:
+    def _answer(self, verb: str, kind: str, act: Callable[[], T], namespace: str = "") -> T:
         self.requests += 1
-        request = Request(self.requests, verb, kind)
+        request = Request(self.requests, verb, kind, namespace)
         match self.faults.hit(request, "crash", "answer", "reset"):
             case None:
                 pass

@@ -17,6 +17,7 @@ class Request(NamedTuple):
     verb: str
     """`get`, `list`, `watch`, `create`, `replace`, `patch`, `apply` or `delete`."""
     kind: str
+    namespace: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Fault:
     """The numbers of the requests that are hit; none is all of them."""
     verbs: Words = frozenset()
     kinds: Words = frozenset()
+    namespaces: Words = frozenset()
     chance: float = 1.0
     times: int | None = None
     """How often it strikes at the most."""
@@ -48,6 +50,7 @@ class Fault:
             (not self.at or request.number in self.at)
             and (not self.verbs or request.verb in self.verbs)
             and (not self.kinds or request.kind in self.kinds)
+            and (not self.namespaces or request.namespace in self.namespaces)
         )
 
 

@@ -43,9 +43,13 @@ class Controller:
         """Told of a resource that something it waits for has changed."""
         self.since: datetime | None = None
         """Since when the cluster was there without a break: whoever reports could be heard."""
+        self.forbidden: dict[str, str] = {}
+        """The namespaces that may not be read, and the server's words for that: nothing is decided there."""
 
     async def reconcile(self, key: Key) -> float | None:
         """Moves a resource one step on; the seconds after which it wants to be looked at again."""
+        if key.namespace in self.forbidden:
+            return None
         owner = self.cache.owner(key)
         if owner is None:
             self.cache.abandon(key)
@@ -95,11 +99,30 @@ class Controller:
         """Lists everything there is: what watches have missed, or never said is gone.
 
         `changed` is told each key at once: what was taken from one list is not new any more if the next one fails.
+        A namespace that may not be read, as one that was deleted with its rights, is left out until it may; where no
+        namespace may be read, `RefusedError` is raised.
         """
+        refusals: dict[str, RefusedError] = {}
+        for where in namespaces:
+            try:
+                await self._list_all(where, changed)
+            except RefusedError as refusal:
+                if refusal.status != 403:
+                    raise
+                refusals[where] = refusal
+        if refusals.keys() >= set(namespaces):
+            raise next(iter(refusals.values()))
+        again = self.forbidden.keys() - refusals.keys()
+        self.forbidden = {where: refusal.message for where, refusal in refusals.items()}
+        for key in self.cache:
+            if key.namespace in again:
+                changed(key)
+
+    async def _list_all(self, namespace: str, changed: Callable[[Key], None]) -> None:
+        """Lists all kinds in a namespace, resources last: a child is seen before anybody could miss it."""
         wanted = {child: SELECTOR for kind in self.kinds.values() for child in (*kind.children, "Pod")}
         for name in (*wanted, *self.kinds):
-            for where in namespaces:
-                await self._list(name, where, wanted.get(name, ""), changed)
+            await self._list(name, namespace, wanted.get(name, ""), changed)
 
     async def _list(self, kind: str, namespace: str, selector: str, changed: Callable[[Key], None]) -> None:
         """Lists a kind; what a whole list does not have is gone."""

@@ -14,7 +14,7 @@ from yarl import URL
 
 from lmops.cache import SELECTOR, Cache
 from lmops.cluster import PAGE, RESOURCES
-from lmops.discovery import changes
+from lmops.discovery import ChangedError, changes
 from lmops.kinds import Kind
 from lmops.plan import Key, Manifest
 
@@ -50,6 +50,9 @@ class Watch:
         self.cache, self.enqueue, self.missed, self.serves = cache, enqueue, missed, serves
         self.starts = 0
         """How often Kopf was started."""
+        self.namespaces: tuple[str, ...] | None = None
+        """What is watched, empty for all; `None` until somebody says it."""
+        self._confined = asyncio.Event()
         self.children = sorted({child for kind in kinds.values() for child in (*kind.children, "Pod")})
         self._kinds = (*kinds, *self.children)
         self._plurals = {RESOURCES[name].plural for name in self._kinds}
@@ -73,17 +76,36 @@ class Watch:
         """For how many seconds no watch at all is open."""
         return time.monotonic() - self._heard.get("", time.monotonic()) if self._heard.keys() <= {""} else 0.0
 
-    async def run(self, namespaces: tuple[str, ...], started: Callable[[], None]) -> None:
+    def confine(self, namespaces: tuple[str, ...]) -> None:
+        """From now on watches these namespaces, or all: Kopf gives up all of them where it may not read one."""
+        if namespaces != self.namespaces:
+            self.namespaces = namespaces
+            self._confined.set()
+
+    async def run(self, started: Callable[[], None]) -> None:
         """Watches until it is cancelled, however often Kopf gives up. `started` is called after each of its starts."""
         wait = FIRST
         while True:
             began = time.monotonic()
             try:
-                await self._once(namespaces, started)
+                await self._once(await self._known(), started)
             except Exception as error:
                 wait = FIRST if time.monotonic() - began > CALM else min(LONGEST, wait * 2)
                 log.warning("the watch has ended and starts again in %.1f s: %s", wait, error)
             await asyncio.sleep(wait)
+
+    async def _known(self) -> tuple[str, ...]:
+        """What is to be watched, once that is known."""
+        while self.namespaces is None:
+            await self._confined.wait()
+        return self.namespaces
+
+    async def _moved(self, watched: tuple[str, ...]) -> None:
+        """Raises `ChangedError` when other namespaces are to be watched than these."""
+        while self.namespaces == watched:
+            self._confined.clear()
+            await self._confined.wait()
+        raise ChangedError(f"{', '.join(self.namespaces or ())} can be read now, and no other namespace")
 
     async def _once(self, namespaces: tuple[str, ...], started: Callable[[], None]) -> None:
         """One run of Kopf; raises what Kopf gave up at."""
@@ -99,7 +121,8 @@ class Watch:
             stop_flag=stop,
         )
         if namespaces:  # Kopf does not scan then
-            tasks = [*tasks, asyncio.create_task(changes(self.serves, self._kinds))]
+            looking = (changes(self.serves, self._kinds), self._moved(namespaces))
+            tasks = [*tasks, *map(asyncio.create_task, looking)]
         try:
             started()
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -137,8 +160,10 @@ class Watch:
         )
 
     async def _answered(self, session: object, context: object, told: aiohttp.TraceRequestEndParams) -> None:
-        """A list that is not the first one means that a watch could not go on where it was."""
+        """A list that is not the first one means that a watch could not go on where it was; 403, that it may not."""
         self._hear(told.url)
+        if told.response.status == 403:
+            self.missed()
         path, query = told.url.path, told.url.query
         if path.rpartition("/")[2] not in self._plurals or "watch" in query or "continue" in query:
             return

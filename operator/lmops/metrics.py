@@ -67,6 +67,9 @@ class Metrics(Observer[Key]):
             "workqueue_longest_running_processor_seconds", "Seconds of the oldest.", ["name"], registry=registry
         )
         self.leads = Gauge("leader_election_master_status", "1 where this replica leads.", ["name"], registry=registry)
+        self.readable = Gauge(
+            "lmops_namespace_readable", "1 where a watched namespace can be read.", ["namespace"], registry=registry
+        )
         ProcessCollector(registry=registry)
 
     def serves(self, kinds: Iterable[str], workers: int) -> None:

@@ -56,6 +56,8 @@ class Service:
         self.missed = asyncio.Event()
         """Set where a watch may have missed events."""
         self.watch = Watch(KINDS, self.controller.cache, self.queue.add, self.missed.set, cluster.serves)
+        if not settings.namespaces:
+            self.watch.confine(())
         self._stopped = asyncio.Event()
         self.works, self.trouble = False, "the first list is not through yet"
         self.progress = progress
@@ -77,7 +79,7 @@ class Service:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self.leader.keep()),
-                group.create_task(self.watch.run(self.settings.namespaces, started=self._listen)),
+                group.create_task(self.watch.run(started=self._listen)),
                 group.create_task(self._reconcile()),
             ]
             await self._stopped.wait()
@@ -108,6 +110,11 @@ class Service:
         if self.works and self.watch.unopened > BLIND:
             return f"no watch is open for {self.watch.unopened:.0f} s"
         return self.trouble if self.leader.leads else ""
+
+    def lacks(self) -> str:
+        """What it does without meanwhile, empty when nothing: the other namespaces are served."""
+        forbidden = self.controller.forbidden
+        return f"namespaces that may not be read: {', '.join(sorted(forbidden))}" if forbidden else ""
 
     def exposed(self) -> bytes:
         """The metrics, with the gauges of this moment."""
@@ -149,8 +156,19 @@ class Service:
             if self.trouble:
                 self.controller.since = self.controller.now()
             self.trouble = ""
+            self._confine()
             log.debug("listed %d resources", len(self.controller.cache))
             return
+
+    def _confine(self) -> None:
+        """Watches what could be listed, and tells what could not."""
+        asked, forbidden = self.settings.namespaces, self.controller.forbidden
+        readable = tuple(where for where in asked if where not in forbidden)
+        for where in asked:
+            self.metrics.readable.labels(where).set(float(where in readable))
+        if readable != self.watch.namespaces and (forbidden or self.watch.namespaces):
+            log.warning("%s", f"{self.lacks()}: {next(iter(forbidden.values()))}" if forbidden else "all can be read")
+        self.watch.confine(readable)
 
     async def _work(self, key: Key) -> float | None:
         with self.metrics.reconciling(key.kind.lower()):
@@ -202,7 +220,7 @@ async def _probes(service: Service, port: int) -> AsyncIterator[None]:
 
     async def readyz(request: web.Request) -> web.Response:
         waits = service.waits()
-        return web.Response(text=f"{waits or 'ok'}\n", status=503 if waits else 200)
+        return web.Response(text=f"{waits or service.lacks() or 'ok'}\n", status=503 if waits else 200)
 
     async def exposed(request: web.Request) -> web.Response:
         return web.Response(body=service.exposed(), headers={"Content-Type": "text/plain; version=0.0.4"})

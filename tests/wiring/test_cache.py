@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from faults import Fault, Faults
+from faults import NONE, Fault, Faults
 from lives import KEY, Life, submit
 from lmops.cluster import RefusedError
 from lmops.plan import Key, Manifest
@@ -108,6 +108,35 @@ def test_what_one_list_has_told_is_not_forgotten_when_the_next_one_fails():
 
     asyncio.run(play())
     assert told == [KEY]
+
+
+def test_nothing_is_decided_in_a_namespace_until_all_of_it_can_be_listed():
+    life = Life()
+    told: list[Key] = []
+    life.server.faults = Faults(
+        Fault("answer", 403, "Forbidden", kinds=frozenset({"QuantizeJob"}), namespaces=frozenset({KEY.namespace}))
+    )
+
+    async def play() -> None:
+        for _ in range(2):
+            await life.controller.resync((KEY.namespace, "other"), told.append)
+            await life.controller.reconcile(KEY)
+        assert (life.controller.forbidden, life.server.writes.total()) == ({"default": "the server is not well"}, 0)
+        life.server.faults = NONE
+        told.clear()
+        await life.controller.resync((KEY.namespace, "other"), told.append)
+        await life.controller.reconcile(KEY)
+
+    asyncio.run(play())
+    assert (told, life.server.writes["create"]) == ([KEY], 2)
+
+
+def test_a_list_that_no_namespace_allows_has_failed():
+    life = Life()
+    life.server.faults = Faults(Fault("answer", 403, "Forbidden"))
+
+    with pytest.raises(RefusedError):
+        asyncio.run(life.controller.resync(("one", "two")))
 
 
 def test_a_conflict_that_a_new_look_does_not_explain_is_left_to_the_back_off():

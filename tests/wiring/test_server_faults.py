@@ -179,6 +179,32 @@ def test_row_9_rights_that_are_taken_and_given_back_end_nothing(tmp_path: Path):
     play(tmp_path, script)
 
 
+def test_row_9_a_namespace_that_may_not_be_read_does_not_stop_the_others(tmp_path: Path):
+    forbidden = Faults(Fault("answer", 403, "Forbidden", namespaces=frozenset({"left"})))
+
+    async def act() -> None:
+        async with world(tmp_path) as api:
+            api.faults = forbidden
+            left = submit(api.store, "left", "left")
+            jobs = [submit(api.store, f"job-{n}", where) for n, where in enumerate(("one", "two"))]
+            async with operator(namespaces=("one", "left", "two"), resync=1) as one:
+                await until(lambda: all(phase(api, job) == ENDS for job in jobs))
+                assert (one.watch.starts, one.watch.namespaces) == (1, ("one", "two"))
+                assert (one.waits(), one.lacks()) == ("", "namespaces that may not be read: left")
+                assert 'lmops_namespace_readable{namespace="left"} 0.0' in one.exposed().decode()
+                api.faults = NONE
+                await until(lambda: phase(api, left) == ENDS)
+                assert (one.watch.starts, one.lacks()) == (2, "")
+                api.faults = forbidden  # as where somebody deletes the namespace, and its rights with it
+                await until(one.lacks)
+                again = submit(api.store, "again", "two")
+                await until(lambda: phase(api, again) == ENDS)
+                await asyncio.sleep(1)
+                assert (one.watch.starts, one.problem()) == (3, "")
+
+    asyncio.run(act())
+
+
 def test_row_9_a_right_that_is_missing_is_told_on_the_resource(tmp_path: Path):
     async def script(api: FakeApi, one: Service) -> None:
         api.faults = Faults(Fault("answer", 403, "Forbidden", verbs=frozenset({"create"}), kinds=WATCHED | {"Event"}))
