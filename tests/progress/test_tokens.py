@@ -181,3 +181,32 @@ def test_a_flood_of_false_tokens_is_asked_about_a_few_at_a_time():
 
     asyncio.run(play())
     assert most == [AT_ONCE]
+
+
+def test_a_token_that_was_valid_is_heard_during_a_flood_of_false_ones():
+    now, flood = [0.0], asyncio.Event()
+
+    async def verify(token: str) -> Holder | None:
+        if token.startswith("false"):
+            await flood.wait()
+            return None
+        return None if token == "expired" and now[0] else HOLDER
+
+    async def play() -> list[Holder | None]:
+        remembered = Remembered(verify)
+        for memory in (remembered._valid, remembered._well_known):
+            memory.clock = lambda: now[0]
+        await remembered("good"), await remembered("expired")
+        flooding = [asyncio.create_task(remembered(f"false {number}")) for number in range(100)]
+        await asyncio.sleep(0)
+        heard = []
+        for moment in (301, 1000, 3500):  # nobody remembers the answer any more
+            now[0] = float(moment)
+            heard += [await asyncio.wait_for(remembered(token), 1) for token in ("good", "expired")]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(remembered("new"), 0.01)
+        flood.set()
+        await asyncio.gather(*flooding)
+        return heard
+
+    assert asyncio.run(play()) == [HOLDER, None] * 3

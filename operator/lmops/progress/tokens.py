@@ -23,6 +23,8 @@ AT_ONCE = 8
 """Tokens that are asked about at a time: a flood of false ones may not take the operator's connections."""
 VALID_FOR, INVALID_FOR, TOKENS = 300.0, 10.0, 10_000
 """Seconds for which an answer is kept, and how many are at the most."""
+WELL_KNOWN_FOR = 3600.0
+"""Seconds for which a token that was valid goes before those that never were: as long as a pod's token holds."""
 
 
 class Holder(NamedTuple):
@@ -38,13 +40,17 @@ Verify = Callable[[str], Awaitable[Holder | None]]
 
 
 class Remembered:
-    """Answers that are kept by a hash of the token: the token itself is kept nowhere."""
+    """Answers that are kept by a hash of the token: the token itself is kept nowhere.
+
+    A token that was valid once does not wait behind a flood of others: what runs is heard meanwhile.
+    """
 
     def __init__(self, verify: Verify) -> None:
         self.verify = verify
         self._valid = Memory[bytes, Holder](VALID_FOR, TOKENS)
         self._invalid = Memory[bytes, bool](INVALID_FOR, TOKENS)
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._well_known = Memory[bytes, bool](WELL_KNOWN_FOR, TOKENS)
+        self._turn, self._turn_of_well_known = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, token: str) -> Holder | None:
         key = hashlib.sha256(token.encode()).digest()
@@ -52,12 +58,14 @@ class Remembered:
             return None
         if known := self._valid.get(key):
             return known
-        async with self._turn:
+        async with self._turn_of_well_known if self._well_known.get(key) else self._turn:
             holder = await self.verify(token)
         if holder:
             self._valid.put(key, holder)
+            self._well_known.put(key, True)
         else:
             self._invalid.put(key, True)
+            self._well_known.drop(key)
         return holder
 
 
