@@ -14,7 +14,7 @@ from aiohttp import web
 from faults import NONE, Fault, Request
 from lmops.cluster import RESOURCES, RefusedError, Resource
 from lmops.plan import Manifest
-from store import Change, Store, is_selected
+from store import Change, Store, is_chosen, is_selected
 
 KINDS = {
     **RESOURCES,
@@ -175,7 +175,9 @@ class FakeApi:
         limit = int(query.get("limit", 0))
         if version and int(version) < self.store.forgotten:
             raise RefusedError(410, "Expired", "the continue token is too old")
-        found, start = self.store.select(place.kind, place.namespace, selector), int(after or 0)
+        chosen = self.store.select(place.kind, place.namespace, selector)
+        found = [each for each in chosen if is_chosen(each, query.get("fieldSelector", ""))]
+        start = int(after or 0)
         end = start + limit if limit else len(found)
         more = f"{end}@{version or self.store.version}" if end < len(found) else ""
         return {

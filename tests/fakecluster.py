@@ -9,7 +9,7 @@ from typing import TypeVar
 from faults import NONE, Request
 from lmops.cluster import MANAGER, RefusedError, UnreachableError
 from lmops.plan import Manifest
-from store import Store
+from store import Store, is_chosen
 
 T = TypeVar("T")
 
@@ -24,14 +24,27 @@ class FakeCluster:
     def __init__(self, store: Store) -> None:
         self.store, self.faults = store, NONE
         self.requests = 0
+        self.documents: dict[str, Manifest] = {}
+        """What is there besides the store's objects, by its path."""
         self.writes = Counter[str]()
 
     async def get(self, kind: str, namespace: str, name: str) -> Manifest:
         return self._answer("get", kind, lambda: self.store.get(kind, namespace, name))
 
-    async def list(self, kind: str, namespace: str = "", selector: str = "") -> AsyncIterator[Manifest]:
+    async def list(
+        self, kind: str, namespace: str = "", selector: str = "", fields: str = ""
+    ) -> AsyncIterator[Manifest]:
         for manifest in self._answer("list", kind, lambda: self.store.select(kind, namespace, selector), namespace):
-            yield manifest
+            if is_chosen(manifest, fields):
+                yield manifest
+
+    async def document(self, path: str) -> Manifest:
+        def found() -> Manifest:
+            if path not in self.documents:
+                raise RefusedError(404, "NotFound", "the server could not find the requested resource")
+            return self.documents[path]
+
+        return self._answer("get", path, found)
 
     async def create(self, manifest: Manifest) -> Manifest:
         return self._answer("create", manifest["kind"], lambda: self.store.create(manifest, MANAGER))

@@ -207,6 +207,12 @@ def is_selected(manifest: Manifest, selector: str) -> bool:
     return all(name in labels and (not equals or labels[name] == value.lstrip("=")) for name, equals, value in wanted)
 
 
+def is_chosen(manifest: Manifest, fields: str) -> bool:
+    """Whether an object has the values that a field selector names."""
+    wanted = (part.partition("=") for part in fields.split(",") if part)
+    return all(str(manifest.get(name, "")) == value for name, _, value in wanted)
+
+
 def _name(manifest: Manifest) -> Name:
     return manifest["kind"], manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"]
 

@@ -109,6 +109,15 @@ class Cache:
         ended = [rest.pod() for rest in self._settled.get(key, ()) if rest.has_ended]
         return Observed.of([*(part for part in others if controller(part) == uid), *pods, *ended])
 
+    def children(self) -> Iterator[tuple[Key, Manifest, int]]:
+        """Each child with its resource, and the number of the pods of its run."""
+        for key, parts in self._parts.items():
+            runs = [part["metadata"]["labels"].get(f"{GROUP}/run") for ref, part in parts.items() if ref.kind == "Pod"]
+            runs += [rest.run for rest in self._settled.get(key, ())]
+            for ref, part in parts.items():
+                if ref.kind != "Pod":
+                    yield key, part, runs.count(ref.name)
+
     def take(self, manifest: Manifest) -> Key | None:
         """Keeps what was seen; the key where a reconcile could decide otherwise than before."""
         if manifest["kind"] in self.reports:

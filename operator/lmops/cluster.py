@@ -106,8 +106,11 @@ class Cluster(Protocol):
     async def get(self, kind: str, namespace: str, name: str) -> Manifest:
         """One object, as it is now."""
 
-    def list(self, kind: str, namespace: str = "", selector: str = "") -> AsyncIterator[Manifest]:
-        """All objects of a kind, in a namespace or in all of them, one by one: there may be very many."""
+    def list(self, kind: str, namespace: str = "", selector: str = "", fields: str = "") -> AsyncIterator[Manifest]:
+        """All objects of a kind, in a namespace or in all of them, one by one: there may be very many.
+
+        `selector` chooses by labels, `fields` by the few fields that the server knows for that.
+        """
 
     async def document(self, path: str) -> Manifest:
         """A document that the server publishes, as its OpenID configuration."""
@@ -140,10 +143,12 @@ class Kubernetes:
     async def get(self, kind: str, namespace: str, name: str) -> Manifest:
         return await self._ask("GET", RESOURCES[kind].path(namespace, name))
 
-    async def list(self, kind: str, namespace: str = "", selector: str = "") -> AsyncIterator[Manifest]:
+    async def list(
+        self, kind: str, namespace: str = "", selector: str = "", fields: str = ""
+    ) -> AsyncIterator[Manifest]:
         path, more = RESOURCES[kind].path(namespace), ""
         while True:
-            query = [("limit", str(PAGE)), ("labelSelector", selector), ("continue", more)]
+            query = [("limit", str(PAGE)), ("labelSelector", selector), ("fieldSelector", fields), ("continue", more)]
             page = await self._ask("GET", path, query=[(name, value) for name, value in query if value])
             for item in page["items"]:
                 yield {"apiVersion": RESOURCES[kind].api_version, "kind": kind, **item}

@@ -14,6 +14,7 @@ from lmops import events
 from lmops.cache import SELECTOR, Cache
 from lmops.cluster import Cluster, RefusedError
 from lmops.kinds import Kind
+from lmops.obstacles import Obstacles
 from lmops.patches import difference
 from lmops.plan import Key, Manifest, Observed, Plan, Ref, Refusal, created
 from lmops.settings import Settings
@@ -41,6 +42,8 @@ class Controller:
         """The resources that each waits for; without a name all of a kind."""
         self.changed: Callable[[Key], None] = lambda key: None
         """Told of a resource that something it waits for has changed."""
+        self.obstacles = Obstacles(cluster, self.cache, now)
+        """What others say that keeps children from their pods."""
         self.since: datetime | None = None
         """Since when the cluster was there without a break: whoever reports could be heard."""
         self.forbidden: dict[str, str] = {}
@@ -156,6 +159,7 @@ class Controller:
         return replace(
             self.cache.observed(key),
             refused=self.refused.get(key, {}),
+            obstacles=self.obstacles.heard.get(key, {}),
             modes=modes,
             sources=self._sources(key, kind.sources(resource)),
             since=self.since,

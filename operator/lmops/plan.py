@@ -83,6 +83,8 @@ class Observed:
     """The access modes of the claims that matter and are there."""
     sources: tuple[Manifest, ...] = ()
     """The resources of the same namespace that it may be waiting for."""
+    obstacles: Mapping[Ref, Refusal] = field(default_factory=dict)
+    """What others say that keeps a child from its pods."""
     since: datetime | None = None
     """Since when all that runs report was heard; before that, silence means nothing."""
 

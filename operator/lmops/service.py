@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from lmops import __version__
+from lmops import __version__, obstacles
 from lmops.cluster import Kubernetes, RefusedError, UnreachableError, connected
 from lmops.controller import Controller, NotCreatedError
 from lmops.handlers import RECONNECT, Watch
@@ -81,6 +81,7 @@ class Service:
                 group.create_task(self.leader.keep()),
                 group.create_task(self.watch.run(started=self._listen)),
                 group.create_task(self._reconcile()),
+                group.create_task(self._look_for_obstacles()),
             ]
             await self._stopped.wait()
             log.info("ending: what is under way is finished by the next leader")
@@ -141,6 +142,13 @@ class Service:
                     await asyncio.sleep(SETTLE)  # all watches lose their connection together
                 self.missed.clear()
                 await self._resync()
+
+    async def _look_for_obstacles(self) -> None:
+        """Asks from time to time what keeps children from their pods: neither they nor watches of ours tell it."""
+        while True:
+            await asyncio.sleep(obstacles.OFTEN)
+            if self.works:
+                await self.controller.obstacles.look(self.queue.add)
 
     async def _resync(self) -> None:
         """Lists everything, however often that takes."""

@@ -6,6 +6,7 @@ from sys import intern
 from typing import Any
 
 from lmops.api.base import GROUP
+from lmops.parts import QUEUE
 from lmops.plan import Manifest
 
 Json = dict[str, Any]
@@ -19,8 +20,9 @@ def trimmed(manifest: Manifest) -> Manifest:
     kept = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
     references = [{part: owner[part] for part in OWNER if part in owner} for owner in owners(manifest)]
     given = metadata.get("labels") or {}
+    ours = {name: value for name, value in given.items() if name.startswith(f"{GROUP}/") or name == QUEUE}
     # the same few texts on thousands of objects
-    labels = {intern(name): intern(value) for name, value in given.items() if name.startswith(f"{GROUP}/")}
+    labels = {intern(name): intern(value) for name, value in ours.items()}
     slim = {name: metadata[name] for name in kept if name in metadata}
     slim |= {"labels": labels, "ownerReferences": references}
     if editors := _editors(metadata):
@@ -64,11 +66,13 @@ def _main_container(pod: Manifest) -> Json | None:
 
 
 def _trimmed_spec(spec: Json) -> Json:
-    """Whether it is held back, and the limits of a pod's container."""
+    """Whether it is held back, how many pods it wants, and the limits of a pod's container."""
     if "containers" in spec:
         return {"containers": [{"resources": spec["containers"][0].get("resources", {})}]}
-    if "suspend" in spec.get("runPolicy", {}):
-        return {"runPolicy": {"suspend": spec["runPolicy"]["suspend"]}}
+    if "pytorchReplicaSpecs" in spec:
+        pods = {role: {"replicas": each.get("replicas", 1)} for role, each in spec["pytorchReplicaSpecs"].items()}
+        policy = {name: value for name, value in spec.get("runPolicy", {}).items() if name == "suspend"}
+        return {"pytorchReplicaSpecs": pods, **({"runPolicy": policy} if policy else {})}
     return {"suspend": spec["suspend"]} if "suspend" in spec else {}
 
 

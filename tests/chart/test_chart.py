@@ -103,16 +103,20 @@ JOBS = {
     **{child: "get list watch create delete" for kind in KINDS.values() for child in kind.children},
     "Pod": "get list watch",
     "PersistentVolumeClaim": "get",
-    "Event": "create",
+    "Event": "create list",
 }
 """What the operator does with the kinds of a job."""
 OWN = {"Lease": "lmops-operator", "Secret": "lmops-progress-tls"}
 """What it has for itself, and under which names."""
-ON_JOBS = asked(JOBS) | {
-    ("lmops.dev", f"{RESOURCES[kind].plural}/{part}", "", verb)
-    for kind in KINDS
-    for part, verb in (("status", "patch"), ("finalizers", "update"))
-}
+ON_JOBS = (
+    asked(JOBS)
+    | {("kueue.x-k8s.io", "localqueues", "", "get")}
+    | {
+        ("lmops.dev", f"{RESOURCES[kind].plural}/{part}", "", verb)
+        for kind in KINDS
+        for part, verb in (("status", "patch"), ("finalizers", "update"))
+    }
+)
 ON_OWN = {right for kind, name in OWN.items() for right in asked({kind: "get update"}, name) | asked({kind: "create"})}
 
 

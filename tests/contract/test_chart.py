@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,25 @@ def test_the_rights_of_the_chart_are_enough_for_a_whole_life(
     assert "lmops-progress-tls" in [secret["metadata"]["name"] for secret in cluster.list("secret", home)]
     assert not [line for line in running.log.splitlines() if "orbidden" in line or "403" in line]
     assert not [line for line in requests if 'code="403"' in line]
+
+
+def test_a_namespace_that_is_deleted_with_its_rights_does_not_stop_the_others(
+    cluster: Cluster, home: str, namespace: str, tmp_path: Path
+) -> None:
+    with cluster.namespace("leaving") as leaving:
+        account = install(cluster, home, {**HERE_ALONE, "watchNamespaces": [leaving, namespace]})
+        settings = tmp_path / "settings.yaml"
+        settings.write_text(cluster.get("configmap", "lmops-operator", home)["data"]["settings.yaml"])
+        with operator.running(cluster, tmp_path, [account], "--settings", str(settings), "--resync", "3") as running:
+            cluster.kubectl("delete", "namespace", leaving, "--timeout=60s")
+            end = time.monotonic() + 60
+            while f"namespaces that may not be read: {leaving}" not in running.log and time.monotonic() < end:
+                time.sleep(0.2)
+            live(apply(cluster, namespace))
+            assert running.is_ready()
+            assert running.log.count("namespaces that may not be read") == 1
+            assert "Traceback" not in running.log
+        cluster.kubectl("create", "namespace", leaving)  # which the end of the block deletes
 
 
 def test_an_upgrade_and_an_uninstallation_leave_the_jobs_alone(cluster: Cluster, home: str, namespace: str) -> None:

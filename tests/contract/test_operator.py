@@ -173,3 +173,32 @@ def has_failed(pytorchjob: Manifest) -> bool:
 def children(players: Players, kind: str) -> list[Manifest]:
     """What the job has made of a kind."""
     return players.cluster.list(kind, players.namespace, "lmops.dev/job=reviews")
+
+
+def test_a_job_whose_pods_a_quota_refuses_says_so_in_each_stage(cluster: Cluster, namespace: str) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    cluster.apply(quota, namespace=namespace)
+    cluster.until("resourcequota", "none", lambda found: "hard" in found.get("status", {}), namespace)
+    manifest = trainingjob().manifest()
+    cluster.apply({**manifest, "metadata": {"name": "reviews"}, "status": {}}, namespace=namespace)
+    players = Players(cluster, namespace, "reviews", patience=120)
+
+    words = "exceeded quota: none, requested: pods=1, used: pods=0, limited: pods=0"
+    assert refused(players, "prepare-a0")["status"]["display"]["reason"] == f"FailedCreate: {words}"
+    cluster.kubectl("delete", "resourcequota", "none", "-n", namespace)
+    players.run("prepare-a0")
+    cluster.apply(quota, namespace=namespace)
+    players.succeed("prepare-a0")
+    assert "exceeded quota: none" in refused(players, "train-a0")["status"]["display"]["reason"]
+    cluster.kubectl("delete", "trainingjob", "--all", "-n", namespace, "--wait=false")
+
+
+def refused(players: Players, run: str) -> Manifest:
+    """The job, once it says that the pods of a run were refused."""
+
+    def says(job: Manifest) -> bool:
+        status = job.get("status", {})
+        runs = [row["name"] for row in status.get("runs", ())]
+        return f"reviews-{run}" in runs and status["display"]["reason"].startswith("FailedCreate: ")
+
+    return players.cluster.until("trainingjob", "reviews", says, players.namespace, 90)

@@ -61,9 +61,12 @@ def queued(work: AnyWork, stage: Stage, state: Queued, now: datetime) -> Plan:
     """Says which queue holds an attempt back. That may take as long as it likes: no deadline counts it."""
     name, queue = work.ref(stage, state.attempt).name, work.queue
     place = f"waits in queue {queue}" if queue else "is suspended, though not by spec.suspend"
-    standing = Standing("Queued", "Queued", f"{name} {place}.", display=place, wanted=work.wanted(stage))
-    first = work.job.status.phase != "Queued"
-    events = (Event("Normal", "Queued", f"{name} {place}"),) if first else ()
+    word = state.obstacle.reason if state.obstacle else "Queued"
+    place += f"; {state.obstacle.message}" if state.obstacle else ""
+    standing = Standing("Queued", word, f"{name} {place}.", display=place, wanted=work.wanted(stage))
+    said = next((c.reason for c in work.job.status.conditions if c.type == "Progressing"), "")
+    is_news = (work.job.status.phase, said) != ("Queued", word)
+    events = (Event("Warning" if state.obstacle else "Normal", word, f"{name} {place}"),) if is_news else ()
     return Plan(status=told(work, standing, now), events=events)
 
 

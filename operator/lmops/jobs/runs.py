@@ -51,6 +51,8 @@ class Queued:
     """The attempt is there, and held back until its queue admits it."""
 
     attempt: int
+    obstacle: Refusal | None = None
+    """Why that may never happen."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,13 @@ def look(work: AnyWork, stage: Stage, observed: Observed, now: datetime) -> Stat
         if current and current.state == "Running":
             return Lost(attempt, _deleted(work.ref(stage, attempt)), reached(work, current.name))
         return Wanted(attempt, observed.refused.get(work.ref(stage, attempt)))
+    obstacle = observed.obstacles.get(work.ref(stage, attempt))
     if is_held(child) and not pods and (current is None or current.state == "Pending"):
-        return Queued(attempt)
+        return Queued(attempt, obstacle)
     state = _read(work, stage, child, pods, attempt, current, now)
-    return replace(state, heard=observed.since) if isinstance(state, Active) else state
+    if not isinstance(state, Active):
+        return state
+    return replace(_hindered(state, child, len(pods), obstacle) if obstacle else state, heard=observed.since)
 
 
 def expected(work: AnyWork) -> tuple[Ref, ...]:
@@ -264,6 +269,25 @@ def _without_pods(child: Manifest) -> Blocked | None:
         "Unschedulable", "NoPods", f"{this.kind} {this.name} has no pods: does the controller of {this.kind}s run?"
     )
     return Blocked(why, since) if since else None
+
+
+def _hindered(state: Active, child: Manifest, pods: int, obstacle: Refusal) -> Active:
+    """An attempt whose controller cannot make its pods, and says why."""
+    if pods >= state.wanted or (since := group.born(child)) is None:
+        return state
+    blocked = Blocked(_not_created(Ref.of(child), obstacle), since)
+    return replace(state, waiting=f"{obstacle.reason}: {obstacle.message}", blocked=blocked)
+
+
+def _not_created(this: Ref, obstacle: Refusal) -> Failure:
+    words = obstacle.message
+    class_: FailureClass = "Unschedulable" if "exceeded quota" in words else "Settings"
+    remedy = f"kubectl describe {this.kind.lower()} {this.name} shows who refused its pods."
+    if "exceeded quota" in words:
+        remedy = "Ask for less in resources, or have the namespace's quota raised."
+    elif "service account" in words:
+        remedy = "Create the ServiceAccount, or correct pod.serviceAccountName."
+    return failure(class_, obstacle.reason, f"{this.kind} {this.name} has no pods: {words}", [words[:1000]], remedy)
 
 
 def _active(work: AnyWork, stage: Stage, child: Manifest, pods: list[Manifest], attempt: int, now: datetime) -> Active:

@@ -15,6 +15,9 @@ class Reader(Protocol):
     def read(self, child: Manifest) -> Manifest:
         """The condition that ended it, as Succeeded or Failed; `{}` while it goes on."""
 
+    def wanted_pods(self, child: Manifest) -> int:
+        """How many pods its controller is to make."""
+
 
 READERS: dict[str, Reader] = {job.KIND: job, pytorchjob.KIND: pytorchjob}
 
@@ -27,3 +30,8 @@ def is_held(child: Manifest) -> bool:
 def end_of(child: Manifest) -> Manifest:
     """The condition that ended a child; `{}` while it goes on."""
     return READERS[child["kind"]].read(child)
+
+
+def wanted_pods(child: Manifest) -> int:
+    """How many pods a child's controller is to make."""
+    return READERS[child["kind"]].wanted_pods(child)

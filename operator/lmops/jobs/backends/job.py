@@ -27,3 +27,8 @@ def read(child: Manifest) -> Manifest:
     """The condition that ended it, `{}` while it goes on."""
     conditions = child.get("status", {}).get("conditions", [])
     return next(({**c, "type": ENDS[c["type"]]} for c in conditions if c["type"] in ENDS and c["status"] == "True"), {})
+
+
+def wanted_pods(child: Manifest) -> int:
+    """How many pods its controller is to make."""
+    return 1

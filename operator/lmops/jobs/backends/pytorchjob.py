@@ -64,3 +64,8 @@ def read(child: Manifest) -> Manifest:
     conditions = child.get("status", {}).get("conditions", [])
     ends = {c["type"]: c for c in conditions if c["type"] in ("Succeeded", "Failed") and c["status"] == "True"}
     return ends.get("Failed") or ends.get("Succeeded") or {}
+
+
+def wanted_pods(child: Manifest) -> int:
+    """How many pods its controller is to make."""
+    return sum(replica.get("replicas", 1) for replica in child["spec"].get("pytorchReplicaSpecs", {}).values())
