@@ -23,6 +23,8 @@ from cluster.processes import Daemons
 
 Figures = dict[str, float]
 READY = "canary"
+ENDED = {"phase": "Succeeded", "observedGeneration": 1, "completionTime": "2026-11-23T12:00:00Z"}
+"""What ends a job, for the reconcile that follows."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _latencies(user: Load, names: Iterable[str]) -> Figures:
 
 
 async def large(side: Side, world: World, size: int, idle: float, churn: int) -> tuple[dict[str, Figures], Requests]:
-    """A burst, and what follows with so many objects: a restart, idleness, and churn."""
+    """A burst, and what follows with so many objects: a restart, idleness, churn, and a restart when all have ended."""
     names = [f"job-{number}" for number in range(size)]
     with world.server(f"{side.name}-{size}") as plane:
         async with load(plane, world.spec) as user:
@@ -163,6 +165,9 @@ async def large(side: Side, world: World, size: int, idle: float, churn: int) ->
                     found[f"idle with {size:,}"] = await trial.idle(idle)
                 if churn:
                     found[f"churn among {size:,}"] = await trial.churn(names[:churn])
+            await together(lambda name: user.patch_status("trainingjobs", name, ENDED), [READY, *names])
+            with side.running(plane) as pid:
+                found[f"restart with {size:,} ended"] = await Trial(pid, plane, user).restart()
             return found, sent
 
 
