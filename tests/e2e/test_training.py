@@ -105,3 +105,26 @@ def test_the_same_yaml_gives_the_same_status_on_a_cluster_and_on_a_laptop(
     assert there["phase"] == "Succeeded", there
     assert there.pop("metrics").keys() & ours.pop("metrics").keys() >= {"loss", "step"}  # the last that was in time
     assert still(there) == still(ours)
+
+
+def test_a_pod_compresses_what_other_pods_have_trained(node: Cluster, namespace: str, volumes: Path) -> None:
+    small: Manifest = yaml.safe_load((EXAMPLES / "compress-reviews" / "dynamic.yaml").read_text())
+    small["spec"] |= {
+        "accept": {"minSizeRatio": 3.5, "minAgreement": 0.9},
+        "evaluation": {"repeats": 5},
+        "resources": {"perNode": {"cpu": "1"}},
+    }
+    node.apply(small, namespace=namespace)
+    job = example("reviews", training={"steps": 4, "batchSize": 32, "learningRate": 1e-4})
+    node.apply(job, namespace=namespace)
+    node.until("trainingjob", "reviews", has_ended, namespace, seconds=900)
+
+    status = node.until("quantizejob", "reviews-int8", has_ended, namespace, seconds=600)["status"]
+
+    assert (status["phase"], status["report"]["verdict"]) == ("Succeeded", "Passed"), status
+    assert status["report"]["sizeRatio"] > 3.5
+    published = volumes / status["model"]["uri"].removeprefix("pvc://")
+    assert status["model"]["digest"] == fingerprint(published).digest
+    source = node.get("trainingjob", "reviews", namespace)["status"]
+    assert status["source"]["digest"] == source["model"]["digest"]
+    assert fingerprint(volumes / source["model"]["uri"].removeprefix("pvc://")).digest == source["model"]["digest"]
