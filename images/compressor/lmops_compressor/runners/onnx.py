@@ -1,0 +1,62 @@
+"""Runs an ONNX graph with ONNX Runtime on the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from lmops_compressor.runners import Array
+from lmops_trainer.failures import Refusal, place
+
+
+class OnnxRunner:
+    """A graph as `lmops_compressor.export` writes it."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        path = next(folder.glob("*.onnx"))
+        try:
+            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has a class of its own for each of a dozen faults of a file
+            raise Refusal(
+                "Model", "ModelUnreadable", f"{place(path)} cannot be loaded: {str(error).splitlines()[0][:300]}",
+                "Copy the model again.",
+            ) from error  # fmt: skip
+        self._inputs = {value.name: value for value in self.session.get_inputs()}
+        self._past = [name for name in self._inputs if name.startswith("past_key_values.")]
+        self._present = [name.replace("past_key_values.", "present.") for name in self._past]
+
+    def logits(self, batch: Mapping[str, Array]) -> Array:
+        """The scores of a batch; a language model begins with an empty cache."""
+        return self._run(batch, self._empty(len(batch["input_ids"])), ["logits"])[0]
+
+    def generate(self, input_ids: Array, new_tokens: int, cached: bool = True) -> Array:
+        """The likeliest tokens after `input_ids` ([rows, length], int64, no padding): [rows, new_tokens].
+
+        With the cache each step reads one token; without, everything again.
+        """
+        rows, length = input_ids.shape
+        past, tokens, read = self._empty(rows), input_ids, 0
+        for _ in range(new_tokens):
+            batch = {"input_ids": tokens[:, read:], "attention_mask": np.ones(tokens.shape, np.int64)}
+            scores, *present = self._run(batch, past, ["logits", *(self._present if cached else [])])
+            if cached:
+                past, read = dict(zip(self._past, present, strict=True)), tokens.shape[1]
+            tokens = np.concatenate([tokens, scores[:, -1:].argmax(-1)], axis=1)
+        return tokens[:, length:]
+
+    def _run(self, batch: Mapping[str, Array], past: Mapping[str, Array], outputs: list[str]) -> list[Array]:
+        given = {name: values for name, values in batch.items() if name in self._inputs}
+        if "token_type_ids" in self._inputs and "token_type_ids" not in given:
+            given["token_type_ids"] = np.zeros_like(given["input_ids"])
+        return self.session.run(outputs, {**given, **past})  # type: ignore[no-any-return]
+
+    def _empty(self, rows: int) -> dict[str, Array]:
+        """A cache of nothing."""
+        shapes = {name: self._inputs[name].shape for name in self._past}
+        return {name: np.zeros((rows, shape[1], 0, shape[3]), np.float32) for name, shape in shapes.items()}
