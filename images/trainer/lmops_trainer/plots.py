@@ -1,4 +1,4 @@
-"""Line charts as inline SVG that takes its colours from the page, so that one chart serves light and dark."""
+"""Charts as inline SVG that takes its colours from the page, so that one chart serves light and dark."""
 
 from __future__ import annotations
 
@@ -78,6 +78,48 @@ def chart(name: str, title: str, lines: Sequence[Line], from_zero: bool = False)
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True)
     return _inlined(written.getvalue(), name, f"{title}. {_told(drawn)}")
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One thing in a scatter: where it stands, how large it is, and which kind of thing it is."""
+
+    name: str
+    x: float
+    y: float
+    size: float
+    """Its area, as a share of that of the largest."""
+    kind: str
+
+
+def scatter(name: str, title: str, spots: Sequence[Spot], x: str, y: str) -> str:
+    """An `<svg>` element with an area a spot, a colour a kind (of three at most); `x` and `y` name the axes."""
+    shown = [spot for spot in spots if all(map(math.isfinite, (spot.x, spot.y, spot.size)))]
+    if not shown:
+        return ""
+    kinds = list(dict.fromkeys(spot.kind for spot in shown))
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid()
+        axes.set_axisbelow(True)
+        for kind, color in zip(kinds, SERIES, strict=False):
+            of_kind = [spot for spot in shown if spot.kind == kind]
+            areas = [30 + 600 * max(0.0, spot.size) for spot in of_kind]
+            axes.scatter([s.x for s in of_kind], [s.y for s in of_kind], areas, color, alpha=0.75, label=kind, lw=0)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.margins(0.14)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: spelled(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: spelled(value)))
+        legend = figure.legend(loc="outside upper right", ncols=len(kinds), handlelength=1.2)
+        for handle in legend.legend_handles:
+            handle.set_sizes([30.0])  # type: ignore[union-attr]
+        written = io.StringIO()
+        figure.savefig(written, format="svg", transparent=True)
+    told = " ".join(f"{spot.name}: {x} {spelled(spot.x)}, {y} {spelled(spot.y)}." for spot in shown)
+    return _inlined(written.getvalue(), name, f"{title}. {told}")
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:

@@ -62,7 +62,7 @@ class Story:
 def page(story: Story) -> str:
     """The report, as one file that needs no other."""
     return (
-        _templates()
+        templates()
         .get_template("report.html.j2")
         .render(
             story=story,
@@ -80,7 +80,7 @@ def card(story: Story) -> str:
     """The model card, with the front matter that model hubs read."""
     front = {"library_name": "transformers", "pipeline_tag": PIPELINES[story.run.spec.model.task], "tags": ["lmops"]}
     return (
-        _templates()
+        templates()
         .get_template("card.md.j2")
         .render(story=story, front=yaml.safe_dump(front, sort_keys=False).strip(), splits=_splits(story.dataset))
     )
@@ -120,23 +120,11 @@ def charts(records: Sequence[dict[str, Any]], metric: str) -> list[tuple[str, st
     return [(title, svg) for title, svg in drawn if svg]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _is_evaluation(record: dict[str, Any]) -> bool:
-    return any(name.startswith("eval_") for name in record)
-
-
-def _splits(dataset: DatasetReport) -> list[tuple[str, Any]]:
-    found = [(name, getattr(dataset, name)) for name in ("train", "validation", "test")]
-    return [(name, split) for name, split in found if split is not None]
-
-
 @cache
-def _templates() -> jinja2.Environment:
+def templates(*folders: Path) -> jinja2.Environment:
+    """Templates of these folders and of this one, which has the style of all pages. What a page shows is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=jinja2.select_autoescape(["html.j2"], default=False),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -159,3 +147,16 @@ def size(value: float) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_evaluation(record: dict[str, Any]) -> bool:
+    return any(name.startswith("eval_") for name in record)
+
+
+def _splits(dataset: DatasetReport) -> list[tuple[str, Any]]:
+    found = [(name, getattr(dataset, name)) for name in ("train", "validation", "test")]
+    return [(name, split) for name, split in found if split is not None]
