@@ -37,7 +37,7 @@ class Models:
         self, task: str = "SequenceClassification", metric: str | None = None
     ) -> tuple[str, EvaluationReport]:
         """The URI of a model of ours, and what its TrainingJob reported."""
-        job: dict[str, Any] = {"workspace": {"uri": f"pvc://data/{task}-{metric}".lower()}}
+        job: dict[str, Any] = {"output": {"uri": f"pvc://data/{task}-{metric}".lower()}}
         if task != "SequenceClassification":
             job["train"] = {"uri": self.volume.write("rows.txt", documents(24)), "format": "text"}
         if metric:
