@@ -1,0 +1,92 @@
+"""Mobile: an int8 program of ExecuTorch, which a phone runs with XNNPACK and no Python.
+
+Weights are int8 by output channel, embeddings uint8 by row, and the input of each layer is quantized as it comes (PT2E,
+`XNNPACKQuantizer`): no range is fixed beforehand, so that the rows only serve to try the written program.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lmops.api.compression import Quantize
+from lmops.api.compressionreport import Change
+from lmops_compressor import program
+from lmops_compressor.linearize import linearize
+from lmops_compressor.methods import Subject, Tell, layers, unchanged
+from lmops_compressor.rows import Rows
+from lmops_compressor.runners import Array
+from lmops_compressor.runners.executorch import INPUTS, ExecutorchRunner
+from lmops_trainer import models
+from lmops_trainer.failures import Refusal
+from lmops_trainer.log import log
+
+FILE = "model.pte"
+TRIED = 8
+"""Rows that the written program is run on."""
+ALIKE = 0.98
+"""The least cosine between the scores of the program and those of the graph that it was made of."""
+
+
+def quantize(subject: Subject, how: Quantize, rows: Rows, target: Path, tell: Tell) -> Change:
+    """Writes `model.pte`, and runs it; the model itself is changed too."""
+    step = f"{how.method} {how.weight_bits:g} bit"
+    chosen = _chosen(subject, how.exclude)
+    linearize(subject.model)
+    names = [name for name in INPUTS if name in models.inputs(subject.model)]
+    traced = program.traced(subject.model, len(names), subject.source.max_length)
+    tell(0.1)
+    graph = program.quantized(traced, chosen)
+    found = program.counted(graph)
+    if found.linears != len(chosen) or found.embeddings != found.tables:
+        raise unchanged(step, len(chosen) + found.tables, found.linears + found.embeddings)
+    tell(0.2)
+    lowered = program.lowered(graph, len(names), subject.source.max_length)
+    if lowered.left:
+        raise unchanged(f"{step} for XNNPACK", len(chosen), max(0, len(chosen) - lowered.left))
+    tell(0.9)
+    (target / FILE).write_bytes(lowered.content)
+    _tried(graph, names, rows.first(TRIED), target)
+    return Change(
+        step=step,
+        layers=found.linears + found.embeddings,
+        detail=f"int8 weights in {found.linears} linear layers and {found.embeddings} embeddings; "
+        f"XNNPACK runs {lowered.delegated} of {lowered.operations} operations",
+    )
+
+
+def _chosen(subject: Subject, exclude: list[str]) -> set[str]:
+    """The layers that become int8: those of the encoder or decoder, and a language model's output.
+
+    A classifier and a pooler are a hundredth of the weights and stay as they are.
+    """
+    head = subject.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    heads = {name for name, module in subject.model.named_modules() if head is not None and module is head}
+    return set(layers(subject.model, exclude)) | heads
+
+
+@torch.inference_mode()
+def _tried(graph: torch.fx.GraphModule, names: list[str], rows: Rows, target: Path) -> None:
+    """Opens the written program, and runs it on rows; what it says is what its graph says."""
+    runner, said, meant = ExecutorchRunner(target, 1), [], []
+    for example in rows.examples:
+        [(_, batch)] = Rows(rows.name, rows.task, (example,), rows.collator).batches()
+        given = {name: batch.get(name, torch.zeros_like(batch["input_ids"])) for name in names}
+        meant.append(graph(*given.values()).numpy().ravel())
+        said.append(runner.logits({name: values.numpy() for name, values in given.items()}).ravel())
+    alike = _cosine(np.concatenate(said), np.concatenate(meant))
+    log.info("the program beside its graph: cosine %.5f on %d rows", alike, len(rows))
+    if not alike >= ALIKE:
+        raise Refusal(
+            "Model",
+            "ProgramWrong",
+            f"The ExecuTorch program runs, but says something other than the model: cosine {alike:.3f} on {len(rows)} "
+            "rows.",
+            "Take another method for this architecture.",
+        )
+
+
+def _cosine(one: Array, other: Array) -> float:
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
