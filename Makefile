@@ -32,12 +32,15 @@ crds: .venv/dev
 	$(BIN)/python charts/schema.py
 
 # `make bench BENCH=operator` runs that one only.
-BENCH ?= training operator
+BENCH ?= training operator pruning
 bench: $(addprefix bench-,$(BENCH))
 
 bench-training: .venv/dev
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews gpt2
 	LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/training.py
+
+bench-pruning: .venv/dev
+	LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/pruning.py
 
 bench-operator: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m bench.operator

@@ -7,13 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    DistilBertConfig,
+    ElectraConfig,
+    PretrainedConfig,
+    RobertaConfig,
+)
 
 from lmops_compressor import methods
 from lmops_compressor.methods import Subject
 from lmops_compressor.methods.activations import Gram, through
+from lmops_compressor.methods.compensation import without
 from lmops_compressor.methods.masks import matrix
-from lmops_compressor.methods.neurons import without
 from lmops_compressor.source import Source
 from lmops_trainer import models
 from lmops_trainer.failures import Refusal
@@ -26,6 +33,7 @@ WIDE = {
     BERT: {"num_attention_heads": 4, "intermediate_size": 64},
     GPT2: {"n_head": 4, "n_inner": 64},
 }
+SMALL = {"vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
 
 
 def silent(share: float) -> None:
@@ -183,6 +191,33 @@ def test_zeros_of_an_earlier_step_stay_zero(bert: Subject, volumes: Path) -> Non
 
     kept = {tuple(column) for column in dense.T.tolist()}
     assert {tuple(column) for column in matrix(layer).T.tolist()} < kept
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        RobertaConfig(**SMALL, num_attention_heads=4, pad_token_id=0),
+        DistilBertConfig(vocab_size=32, n_layers=2, n_heads=4, dim=32, hidden_dim=64),
+        ElectraConfig(**SMALL, num_attention_heads=4, embedding_size=16),
+    ],
+    ids=lambda settings: settings.model_type,
+)
+def test_kin_of_bert_lose_neurons_and_weights_too(
+    sources: dict[str, Source], volumes: Path, settings: PretrainedConfig, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_config(settings).eval()
+    subject, given = Subject(sources[BERT], model), rows(volumes / BERT, sources[BERT])
+
+    said = pruned(subject, volumes)
+    change = methods.pruner("SparseGPT").prune(subject, how("SparseGPT", pattern="2:4"), given, silent)
+    model.save_pretrained(tmp_path)
+
+    assert said[:2] == ("Neurons 25%", 4)
+    assert change.layers == len(methods.layers(model, []))
+    assert torch.equal(
+        answers(AutoModelForSequenceClassification.from_pretrained(tmp_path), given), answers(model, given)
+    )
 
 
 @pytest.mark.parametrize(

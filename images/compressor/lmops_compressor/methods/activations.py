@@ -174,8 +174,11 @@ def _passed(block: nn.Module, number: int, flow: _Batch) -> torch.Tensor:
 
 def _read(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> None:
     """One pass without the head, and without the cache of keys and values that a language model would keep."""
-    caches, model.config.use_cache = getattr(model.config, "use_cache", None), False
+    caches = getattr(model.config, "use_cache", False)
+    if caches:
+        model.config.use_cache = False
     try:
         model.base_model(**{name: batch[name] for name in inputs(model) if name in batch})
     finally:
-        model.config.use_cache = caches
+        if caches:
+            model.config.use_cache = caches

@@ -1,14 +1,9 @@
-"""Neurons: feed-forward neurons and attention heads are taken out, and those that stay make up for them.
-
-Which ones go is chosen a few at a time, by what their loss costs the block when the others are fitted anew to what it
-put out on the calibration rows (ZipLM, arXiv 2302.04089).
-"""
+"""Neurons: feed-forward neurons and attention heads are taken out, and those that stay make up for them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -17,6 +12,7 @@ from lmops.api.compressionreport import Change
 from lmops_compressor import methods
 from lmops_compressor.methods import Subject, Tell
 from lmops_compressor.methods.activations import Gram, through
+from lmops_compressor.methods.compensation import places, without
 from lmops_compressor.methods.masks import matrix, nothing_left
 from lmops_compressor.rows import Rows
 from lmops_trainer.failures import Refusal
@@ -29,12 +25,8 @@ KINDS = {
 }
 """The layer that makes neurons, the one that reads them, and how a configuration calls their number: BERT and its kin,
 GPT-2, DistilBERT."""
-DAMPING = 0.01
-"""What is added to the diagonal of the Hessian, as a share of its mean."""
 SPARSE = 0.01
 """From this share of zeros on, a layer is one that was pruned before."""
-ROUNDS = 64
-"""Neurons go in so many rounds; after each, those that stay are fitted anew."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +47,8 @@ def prune(subject: Subject, how: Prune, rows: Rows, tell: Tell) -> Change:
     neurons, heads = _neurons(model, how), _heads(model, how)
     if not neurons and not heads:
         raise nothing_left(how)
-    before = sum(weight.numel() for weight in model.parameters())
-    width = matrix(next(iter(neurons.values())).read).shape[1] if neurons else 0
+    before = _count(model)
+    width = next((matrix(found.read).shape[1] for found in neurons.values()), 0)
     fewer = _part(width, how.share, step)
     headless = {name: _part(attention.heads, how.heads or 0, step) for name, attention in heads.items()}
     left = {name: attention.heads - headless[name] for name, attention in heads.items()}
@@ -65,69 +57,21 @@ def prune(subject: Subject, how: Prune, rows: Rows, tell: Tell) -> Change:
         if name in heads:
             heads[name].keep(_fitted(heads[name].output, seen, heads[name].width, headless[name]))
         else:
-            places = _places(_fitted(neurons[name].read, seen, 1, fewer), 1)
-            cut(neurons[name].make, places, 0)
-            cut(neurons[name].read, places, 1)
+            chosen = places(_fitted(neurons[name].read, seen, 1, fewer), 1)
+            cut(neurons[name].make, chosen, 0)
+            cut(neurons[name].read, chosen, 1)
     _written_down(model, neurons, heads, width - fewer, headless)
     _asserted(step, neurons, heads, width - fewer, left)
-    after = sum(weight.numel() for weight in model.parameters())
-    gone, lost = {"neurons": fewer * len(neurons), "heads": sum(headless.values())}, f"{before / 1e6:.1f} M weights"
-    of = {"neurons": width * len(neurons), "heads": sum(headless.values()) + sum(left.values())}
-    told = [f"{gone[kind]:,} of {of[kind]:,} {kind}" for kind in gone if of[kind]]
-    detail = f"{' and '.join(told)} are gone; of {lost} {after / 1e6:.1f} M are left"
-    return Change(
-        step=step, layers=2 * len(neurons) + sum(len(a.projections) + 1 for a in heads.values()), detail=detail
-    )
+    of, layers = f"{before / 1e6:.1f} M", 2 * len(neurons) + sum(len(a.projections) + 1 for a in heads.values())
+    gone = [f"{fewer * len(neurons):,} of {width * len(neurons):,} neurons"] * bool(neurons)
+    lost = sum(headless.values())
+    gone += [f"{lost:,} of {lost + sum(left.values()):,} heads"] * bool(heads)
+    detail = f"{' and '.join(gone)} are gone; of {of} weights {_count(model) / 1e6:.1f} M are left"
+    return Change(step=step, layers=layers, detail=detail)
 
 
-def without(
-    weight: torch.Tensor, bias: torch.Tensor, seen: Gram, width: int, count: int
-) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    """Takes `count` groups of `width` inputs out of a layer of weights [outputs, inputs].
-
-    Returns the groups that stay, and the weights, [outputs, inputs that stay], and biases with which they come closest
-    to what the layer put out on the inputs that were seen.
-    """
-    inverse = _inverse(seen)
-    solved = torch.cat([weight, bias[:, None]], dim=1).double()  # the bias is one more input, which is always 1
-    number = weight.shape[1] // width
-    here = torch.ones(number, dtype=torch.bool)
-    while (left := count - int((~here).sum())) > 0:
-        costs = _costs(solved, inverse, here, width)
-        leave = costs.topk(min(left, max(1, count // ROUNDS)), largest=False).indices
-        columns = _places(leave.tolist(), width)
-        shift = torch.linalg.solve(inverse[columns][:, columns], inverse[columns])
-        solved -= solved[:, columns] @ shift
-        inverse -= inverse[:, columns] @ shift
-        here[leave] = False
-    stay = here.repeat_interleave(width)
-    return here.nonzero().flatten().tolist(), solved[:, :-1][:, stay].float(), solved[:, -1].float()
-
-
-def _inverse(seen: Gram) -> torch.Tensor:
-    """The inverse Hessian, with one more input that is always 1."""
-    width = len(seen.sums)
-    hessian = torch.empty(width + 1, width + 1, dtype=torch.float64)
-    hessian[:-1, :-1], hessian[:-1, -1], hessian[-1, :-1], hessian[-1, -1] = (
-        seen.products,
-        seen.sums,
-        seen.sums,
-        seen.tokens,
-    )
-    hessian.diagonal()[:-1] += DAMPING * seen.products.diagonal().double().mean().clamp(min=1e-12)
-    factor: torch.Tensor = torch.linalg.cholesky(hessian)
-    return torch.cholesky_inverse(factor)
-
-
-def _costs(solved: torch.Tensor, inverse: torch.Tensor, here: torch.Tensor, width: int) -> torch.Tensor:
-    """What it costs to take out each group, [groups]; those that are gone cost more than can be paid."""
-    number = len(here)
-    places = torch.arange(number * width).view(number, width)
-    squares = inverse[places[:, :, None], places[:, None, :]]
-    squares[~here] = torch.eye(width, dtype=squares.dtype)
-    groups = solved[:, :-1].view(-1, number, width).transpose(0, 1)
-    costs: torch.Tensor = (torch.linalg.solve(squares, groups.transpose(1, 2)) * groups.transpose(1, 2)).sum(dim=(1, 2))
-    return costs.masked_fill(~here, torch.inf)
+def _count(model: PreTrainedModel) -> int:
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def _fitted(layer: nn.Module, seen: Gram, width: int, count: int) -> list[int]:
@@ -138,14 +82,9 @@ def _fitted(layer: nn.Module, seen: Gram, width: int, count: int) -> list[int]:
     bias = layer.get_parameter("bias")
     kept, weight, constant = without(matrix(layer), bias.data, seen, width, count)
     if float((matrix(layer) == 0).double().mean()) < SPARSE:
-        matrix(layer)[:, _places(kept, width)] = weight
+        matrix(layer)[:, places(kept, width)] = weight
         bias.data.copy_(constant)
     return kept
-
-
-def _places(groups: list[int], width: int) -> torch.Tensor:
-    """The inputs of some groups."""
-    return (torch.tensor(groups)[:, None] * width + torch.arange(width)).flatten()
 
 
 def _neurons(model: PreTrainedModel, how: Prune) -> dict[str, FeedForward]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from lmops.api.compression import Prune
@@ -47,9 +49,9 @@ def _factor(products: torch.Tensor) -> torch.Tensor:
     """The upper Cholesky factor of the inverse Hessian: row i is the inverse over the inputs from i on, scaled."""
     hessian = products.double()
     hessian.diagonal().add_(DAMPING * hessian.diagonal().mean().clamp(min=1e-12))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return factor.float()
+    for turn in (torch.linalg.cholesky, torch.cholesky_inverse, partial(torch.linalg.cholesky, upper=True)):
+        hessian = turn(hessian)  # one name for all: three of them at once are most of what a wide layer needs
+    return hessian.float()
 
 
 def _block(block: torch.Tensor, factor: torch.Tensor, how: Prune) -> tuple[torch.Tensor, torch.Tensor]:
