@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from lmops.api import Ending, Result
+from lmops.api.compressionreport import Change, CompressionReport, Interval, Latency, ModelFigures, SearchReport, Trial
 from lmops.api.run import Stopped
+from lmops.api.status import ModelReport
 from lmops.api.trainingstatus import Best, ClassReport, EvaluationReport
 from lmops_trainer import launch
 from lmops_trainer.endings import LIMIT, Ranks, fitted, keep, write
@@ -21,6 +23,7 @@ from lmops_trainer.launch import summed_up
 from lmops_trainer.progress import Progress
 from runs import run
 
+SMALL = ModelReport(uri="pvc://data/small/0123", digest=f"sha256:{'0' * 64}", size_bytes=1, parameters=1)
 BEST = Best(step=20, metric="f1", value=0.81, path="pvc://work/jobs/job/best")
 
 
@@ -63,6 +66,69 @@ def test_a_long_failure_is_shortened_to_what_a_termination_log_holds() -> None:
     kept = Ending.model_validate_json(text).failure
     assert kept is not None
     assert kept.evidence[-1].startswith("12:00:19 train")
+
+
+def side(**changes: Any) -> ModelFigures:
+    """A model as a comparison tells it."""
+    measured = {"p50_milliseconds": 1234.5678, "p95_milliseconds": 2345.6789, "rows_per_second": 51.84}
+    usual = {
+        "format": "safetensors", "size_bytes": 497_774_208, "parameters": 124_439_808,
+        "non_zero_parameters": 124_439_808, "load_seconds": 12.345, "peak_memory_bytes": 1_234_567_890,
+        "latency": [Latency(batch_size=64, length=1024, **measured)],
+        "metrics": dict.fromkeys(("loss", "accuracy", "precision", "recall", "f1", "mcc"), 0.843123),
+    }  # fmt: skip
+    return ModelFigures(**usual | changes)
+
+
+def comparison(trials: int, model: ModelFigures, **changes: Any) -> Result:
+    """What the stage compress has made."""
+    usual = {
+        "method": "Neurons 25% + Dynamic 8 bit", "split": "validation", "rows": 1061, "threads": 1, "metric": "f1",
+        "changes": [Change(step="Neurons 25%", layers=6, detail="9216 of 12288 neurons")] * 2,
+        "original": model, "compressed": model, "size_ratio": 3.9217, "latency_ratio": 0.4333, "memory_ratio": 0.4032,
+        "quality": Interval(value=-0.003, low=-0.011, high=0.004), "agreement": Interval(value=0.99, low=0.98, high=1),
+        "confidence": 0.95, "verdict": "NotPassed",
+        "checks": ["ok: latency is 0.43 of the original's, and maxLatencyRatio is 0.5"] * 5,
+        "notes": ["Energy was not measured: this machine has no RAPL counters below /sys/class/powercap."],
+        "sentence": "3.92x smaller, 2.31x faster, f1 -0.003 (0.843 to 0.840) on 1,061 test rows: passed",
+    }  # fmt: skip
+    trial = Trial(method="Neurons 25% + Dynamic 8 bit", rows=128, size_ratio=4.1, quality=0, outcome="Pareto")
+    search = SearchReport(combinations=96, tried=16, trials=[trial] * trials)
+    return Result(model=SMALL, report=CompressionReport(**usual | changes), search=search)
+
+
+def test_a_usual_comparison_and_its_search_lose_trials_alone() -> None:
+    result = comparison(12, side())
+
+    text = fitted(Ending(stage="compress", attempt=0, result=result))
+
+    assert len(text.encode()) <= LIMIT
+    kept = Ending.model_validate_json(text).result
+    assert kept is not None
+    assert kept.report == result.report
+    assert kept.search is not None
+    assert len(kept.search.trials) >= 5
+
+
+def test_a_comparison_that_says_too_much_keeps_what_the_status_shows() -> None:
+    model = side(latency=side().latency * 16, metrics={f"metric-{i}": 0.5 for i in range(9)} | {"f1": 0.843})
+    result = comparison(
+        12, model, method="m" * 900, sentence="3.92x smaller, " + "s" * 900,
+        checks=["not kept: " + "é" * 500] * 5, notes=["n" * 300] * 8,
+        changes=[Change(step="Wanda 50%", layers=36, detail="d" * 300)] * 8,
+    )  # fmt: skip
+
+    text = fitted(Ending(stage="compress", attempt=0, result=result))
+
+    assert len(text.encode()) <= LIMIT
+    kept = Ending.model_validate_json(text).result
+    assert kept is not None
+    assert kept.report is not None
+    assert kept.report.original.latency == side().latency
+    assert kept.report.compressed.metrics == {"f1": 0.843}
+    assert (kept.report.quality.value, kept.report.verdict, len(kept.report.checks)) == (-0.003, "NotPassed", 5)
+    assert kept.search is not None
+    assert kept.search.tried == 16
 
 
 def test_a_long_result_loses_its_confusion_and_keeps_its_metrics() -> None:

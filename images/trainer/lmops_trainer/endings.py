@@ -148,12 +148,46 @@ def _json(ending: Ending) -> str:
     return json.dumps(_document(ending), ensure_ascii=False, separators=(",", ":"))
 
 
+def _held(document: dict[str, Any], place: str) -> dict[str, Any]:
+    """What lies at `result.report`; `{}` where nothing does."""
+    holder: Any = document
+    for key in place.split("."):
+        holder = holder.get(key) or {}
+    return holder  # type: ignore[no-any-return]
+
+
 def _cut(place: str, names: tuple[str, ...], length: int) -> Any:
     def cut(document: dict[str, Any]) -> None:
-        holder = document.get(place, {})
+        holder = _held(document, place)
         for name in names:
             if isinstance(value := holder.get(name), str) and len(value) > length:
                 holder[name] = value[: length - 1] + "…"
+
+    return cut
+
+
+def _first(place: str, names: tuple[str, ...], count: int, length: int = LIMIT) -> Any:
+    """Of these lists the first entries, and of those that are texts the beginning."""
+
+    def cut(document: dict[str, Any]) -> None:
+        holder = _held(document, place)
+        for name in names:
+            if name in holder:
+                kept = holder[name][:count]
+                holder[name] = [entry[:length] if isinstance(entry, str) else entry for entry in kept]
+
+    return cut
+
+
+def _compared(model: str) -> Any:
+    """Of one of two models that metric alone which decides."""
+
+    def cut(document: dict[str, Any]) -> None:
+        report = _held(document, "result.report")
+        figures = _held(report, model).get("metrics", {})
+        for name in [*figures]:
+            if name != report["metric"]:
+                del figures[name]
 
     return cut
 
@@ -191,7 +225,21 @@ def _overall(name: str) -> Any:
 
 _SHRINKING = [
     _evidence(20, 160),
+    _first("result.search", ("trials",), 8),
     _evidence(10, 160),
+    _first("result.search", ("trials",), 5),
+    _compared("original"),
+    _compared("compressed"),
+    _first("result.report.original", ("latency",), 4),
+    _first("result.report.compressed", ("latency",), 4),
+    _first("result.search", ("trials",), 3),
+    _first("result.report", ("notes", "checks"), 8, 160),
+    _without("result", "report", "changes"),
+    _first("result.report.original", ("latency",), 1),
+    _first("result.report.compressed", ("latency",), 1),
+    _cut("result.report", ("method", "sentence"), 400),
+    _without("result", "report", "notes"),
+    _first("result.search", ("trials",), 0),
     _without("result", "evaluation", "confusion"),
     _without("result", "evaluation", "classes"),
     _overall("baseline"),
