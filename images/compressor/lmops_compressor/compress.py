@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lmops.api import Compression, Result
 from lmops.api.compression import Step, words
-from lmops.api.compressionreport import Change, CompressionReport
+from lmops.api.compressionreport import Change, CompressionReport, SearchReport
 from lmops.api.status import ModelReport
 from lmops_compressor import methods, rows
 from lmops_compressor.methods import Subject, Tell
@@ -53,7 +53,7 @@ def compress(run: Compression, progress: Progress) -> Result:
             run, source, made, words(steps), lambda share: progress.post(COMPRESSED + (MEASURED - COMPRESSED) * share)
         )
         log.info("%s", report.sentence)
-        model = _published(run, source, made, report)
+        model = _published(run, source, made, report, found)
     progress.post(100)
     return Result(model=model, report=report, search=found)
 
@@ -108,9 +108,12 @@ def _counted(subject: Subject) -> tuple[int, int]:
     return sum(p.numel() for p in found), sum(int(p.count_nonzero()) for p in found)
 
 
-def _published(run: Compression, source: Source, made: Compressed, report: CompressionReport) -> ModelReport:
+def _published(
+    run: Compression, source: Source, made: Compressed, report: CompressionReport, search: SearchReport | None
+) -> ModelReport:
     """Puts the model and what belongs beside it into its folder; one that has not passed is there to be looked at."""
     from lmops_compressor.report import page
+    from lmops_compressor.search import tried
 
     found = publish.fingerprint(made.folder)
     output = run.spec.output.uri.rstrip("/")
@@ -118,7 +121,7 @@ def _published(run: Compression, source: Source, made: Compressed, report: Compr
         uri=f"{output}/{found.short}", digest=found.digest, size_bytes=found.size, parameters=made.parameters
     )
     beside: dict[str, str | Path] = {
-        "report.html": page(run, model, report),
+        "report.html": page(run, model, report, search, tried(run) if search else ()),
         "report.json": json.dumps(report.manifest(), indent=1, ensure_ascii=False),
     }
     about = passport(run, source, model, found.files, report)

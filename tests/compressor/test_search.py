@@ -1,0 +1,159 @@
+"""A search on a real model: it goes on after a stop, leaves out what fails, and keeps what is within the limits."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from lmops.api import Compression
+from lmops.api.compressionreport import Change, SearchReport
+from lmops_compressor import search
+from lmops_compressor.compress import compress
+from lmops_compressor.search import home, searched, tried
+from lmops_compressor.source import Source
+from lmops_trainer.endings import Stop
+from lmops_trainer.failures import Refusal
+from lmops_trainer.uris import path
+from measuring import Models, run, shaken
+from trained import SILENT
+
+SPACE = [
+    {"oneOf": [{"prune": {"method": "Magnitude"}}, {"prune": {"method": "Neurons"}}], "optional": True},
+    {"oneOf": [{"quantize": {"method": "FP8"}}], "optional": True},
+]
+LIMITS = {"minAgreement": 0.95}
+
+
+def harmful(subject: Any, how: Any, rows: Any, tell: Any) -> Change:
+    """A pruning that nothing survives."""
+    with torch.no_grad():
+        shaken(9.0)(subject.model)
+    return Change(step="Magnitude", layers=1)
+
+
+def unfit(*_: Any) -> Change:
+    raise Refusal("Model", "Unfit", "This model has no neurons.")
+
+
+def bits16(subject: Any, how: Any, rows: Any, target: Path, tell: Any) -> Change:
+    """Half the size, and all the sense."""
+    subject.model.half().save_pretrained(target)
+    return Change(step="FP8", layers=1)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        for name, method in {
+            "magnitude": {"prune": harmful},
+            "neurons": {"prune": unfit},
+            "fp8": {"quantize": bits16},
+        }.items():
+            monkeypatch.setitem(sys.modules, f"lmops_compressor.methods.{name}", SimpleNamespace(**method))
+        yield Models(tmp_path_factory.mktemp("models"), monkeypatch)
+
+
+def job(models: Models, **settings: Any) -> Compression:
+    uri, _ = models.of()
+    return run(uri, calibration={"rows": 16}, search={"steps": SPACE, "limits": LIMITS, **settings})
+
+
+def found(models: Models, place: Path, **settings: Any) -> tuple[str, SearchReport]:
+    this = job(models, **settings)
+    steps, report = searched(this, Source.open(this), place, lambda _: None)
+    return space_words(steps), report
+
+
+def space_words(steps: Any) -> str:
+    return " + ".join(step.words for step in steps)
+
+
+def test_a_search_that_was_stopped_goes_on_where_it_was(models: Models, tmp_path: Path):
+    this, shares = job(models), []
+
+    def stop(share: float) -> None:
+        shares.append(share)
+        if len(shares) == 3:
+            raise Stop("SIGTERM")
+
+    (tmp_path / "first").mkdir()
+    with pytest.raises(Stop):
+        searched(this, Source.open(this), tmp_path / "first", stop)
+    before = {file.name: file.stat().st_mtime_ns for file in home(this).iterdir()}
+    assert len(before) == 3
+
+    (tmp_path / "second").mkdir()
+    chosen, report = found(models, tmp_path / "second")
+
+    assert {name: (home(this) / name).stat().st_mtime_ns for name in before} == before
+    assert chosen == "FP8 8 bit"
+    assert (report.combinations, report.tried) == (5, 5)
+    assert [(trial.method, trial.rows, trial.outcome) for trial in report.trials[:1]] == [("FP8 8 bit", 16, "Chosen")]
+    assert report.trials[0].size_ratio == pytest.approx(2, abs=0.1)
+    assert {trial.method: trial.outcome for trial in report.trials[1:]} == {
+        "Magnitude 50%": "OutsideLimits",
+        "Magnitude 50% + FP8 8 bit": "OutsideLimits",
+        "Neurons 25%": "Failed",
+        "Neurons 25% + FP8 8 bit": "Failed",
+    }
+    assert tried(this) == report.trials
+
+
+def test_what_was_measured_is_not_measured_again(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(search, "started", None)
+
+    assert found(models, tmp_path)[0] == "FP8 8 bit"
+
+
+def test_none_within_the_limits_is_a_sentence_that_tells_the_nearest(models: Models, tmp_path: Path):
+    with pytest.raises(Refusal) as refusal:
+        found(models, tmp_path, limits={"minSizeRatio": 50, "minAgreement": 0.95})
+
+    assert (refusal.value.class_, refusal.value.reason) == ("Verdict", "NothingWithinLimits")
+    assert refusal.value.message.startswith(
+        "None of 5 combinations is within search.limits; the nearest is FP8 8 bit, of which the files are "
+    )
+    assert "Neurons 25%: Unfit: This model has no neurons." in refusal.value.evidence
+
+
+def test_a_trial_that_killed_its_process_twice_is_not_tried_a_third_time(models: Models, tmp_path: Path):
+    this = job(models)
+    (file,) = [
+        file
+        for file in home(this).glob("*.json")
+        if '"Unfit' in file.read_text() and "quantize" not in file.read_text()
+    ]
+    file.unlink()
+    file.with_suffix(".begun").write_text("2")
+
+    _, report = found(models, tmp_path)
+
+    assert "Killed: the process was killed 2 times" in file.read_text()
+    assert [trial.outcome for trial in report.trials if trial.method == "Neurons 25%"] == ["Failed"]
+
+
+def test_a_space_in_which_nothing_can_be_done_is_refused(models: Models, tmp_path: Path):
+    places = [{"oneOf": [{"quantize": {"method": "FP8"}}]}, {"oneOf": [{"prune": {"method": "Magnitude"}}]}]
+
+    with pytest.raises(Refusal, match=r"search\.steps holds no combination that can be done"):
+        found(models, tmp_path, steps=places)
+
+
+def test_the_winner_is_measured_on_the_test_rows_and_published_with_the_table(models: Models):
+    result = compress(job(models), SILENT)
+
+    assert result.model
+    assert result.report
+    assert (result.report.method, result.report.split) == ("FP8 8 bit", "test")
+    assert result.report.size_ratio == pytest.approx(2, abs=0.1)
+    assert result.search
+    page = (path(result.model.uri) / "report.html").read_text()
+    assert "5 of 5 combinations were tried" in page
+    assert "All 5 points" in page
