@@ -96,7 +96,7 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(models: Models, tmp_path
     assert chosen == "FP8 8 bit"
     assert (report.combinations, report.tried) == (5, 5)
     assert [(trial.method, trial.rows, trial.outcome) for trial in report.trials[:1]] == [("FP8 8 bit", 16, "Chosen")]
-    assert report.trials[0].size_ratio == pytest.approx(2, abs=0.1)
+    assert 1.6 < (report.trials[0].size_ratio or 0) < 2
     assert {trial.method: trial.outcome for trial in report.trials[1:]} == {
         "Magnitude 50%": "OutsideLimits",
         "Magnitude 50% + FP8 8 bit": "OutsideLimits",
@@ -152,7 +152,7 @@ def test_the_winner_is_measured_on_the_test_rows_and_published_with_the_table(mo
     assert result.model
     assert result.report
     assert (result.report.method, result.report.split) == ("FP8 8 bit", "test")
-    assert result.report.size_ratio == pytest.approx(2, abs=0.1)
+    assert 1.6 < result.report.size_ratio < 2
     assert result.search
     page = (path(result.model.uri) / "report.html").read_text()
     assert "5 of 5 combinations were tried" in page

@@ -1,4 +1,4 @@
-"""A search tries each combination that can be done once, gives more rows to the better ones, and ranks what it found."""
+"""A search tries each combination once, gives more rows to the better ones, and ranks what it has found."""
 
 from __future__ import annotations
 
