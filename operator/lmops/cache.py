@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+from pydantic_core import from_json, to_json
 
 from lmops.api.base import GROUP
 from lmops.plan import Key, Manifest, Observed, Ref
@@ -23,7 +24,7 @@ class _Owner:
     def __init__(self, manifest: Manifest) -> None:
         metadata = manifest["metadata"]
         self.uid, self.version = metadata["uid"], _number(metadata["resourceVersion"])
-        self.text = json.dumps(trimmed_owner(manifest), separators=(",", ":")).encode()
+        self.text = to_json(trimmed_owner(manifest))
 
 
 class _Rest(NamedTuple):
@@ -90,7 +91,7 @@ class Cache:
     def owner(self, key: Key) -> Manifest | None:
         """The resource, as it was last seen."""
         known = self._owners.get(key)
-        found: Manifest | None = json.loads(known.text) if known else None
+        found: Manifest | None = from_json(known.text) if known else None
         return found
 
     def of_kind(self, kind: str, namespace: str, name: str = "") -> list[Key]:

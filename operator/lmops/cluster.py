@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio import client, config
+from pydantic_core import from_json
 
 from lmops.plan import Manifest
 
@@ -217,7 +218,7 @@ class Kubernetes:
 
 def _object(text: bytes) -> Manifest:
     try:
-        found: Manifest = json.loads(text)
+        found: Manifest = from_json(text)
     except ValueError as error:
         raise UnreachableError("the answer was cut short") from error
     return found

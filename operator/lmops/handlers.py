@@ -25,6 +25,10 @@ ENDING = 8.0
 RECONNECT = 300
 """Seconds after which the server ends a watch, so that even in an idle cluster something is heard of it."""
 
+NOTHING = {"fieldSelector": "metadata.name=-", "resourceVersion": "0"}
+"""What makes a list empty, and cheap for the server: no object has such a name, and its memory of a moment ago will do.
+"""
+
 WATCHER: Any = "lmops"
 """Kopf's name for itself. It has no peers, but would ask for the name of its user, whom passwd need not know."""
 
@@ -36,6 +40,9 @@ class Watch:
 
     Kopf gives up where it meets what it does not know: an error within a watch, half a line, a refusal that stays.
     It is started again then. (`kopf.operator` itself would cancel every task of the loop, and hang on its own.)
+
+    Before it watches, Kopf lists, and makes a task of each object. It is given the version that a watch begins with and
+    no object: what there is, the resync lists for the cache after that, in a fraction of the time.
     """
 
     def __init__(
@@ -46,7 +53,7 @@ class Watch:
         missed: Callable[[], None],
         serves: Callable[[str], Awaitable[bool]],
     ) -> None:
-        """`missed` is called where events may have been lost: a list is needed; `serves` knows what is installed."""
+        """`missed` is called where a watch begins, so that a list is needed; `serves` knows what is installed."""
         self.cache, self.enqueue, self.missed, self.serves = cache, enqueue, missed, serves
         self.starts = 0
         """How often Kopf was started."""
@@ -59,7 +66,9 @@ class Watch:
         self._vital = {RESOURCES[name].plural for name in (*kinds, "Pod")}
         self._heard: dict[str, float] = {}
         """When each watch that cannot be missing was last answered, or refused; and any request at all."""
-        self._listed = set[str]()
+        self._begun = set[str]()
+        self.opened = asyncio.Event()
+        """Set once something was heard of each watch that cannot be missing: what happens from then on will be told."""
         self.registry = kopf.OperatorRegistry()
         kopf.on.login(registry=self.registry)(self._login)
         for name in self._kinds:
@@ -109,6 +118,7 @@ class Watch:
 
     async def _once(self, namespaces: tuple[str, ...], started: Callable[[], None]) -> None:
         """One run of Kopf; raises what Kopf gave up at."""
+        self._begun.clear()
         last = self._heard.get("", time.monotonic())  # a start that fails before it asks anything is heard of by nobody
         self._heard, self.starts, stop = {"": last}, self.starts + 1, asyncio.Event()
         tasks = await kopf.spawn_tasks(
@@ -154,22 +164,33 @@ class Watch:
             proxy=info.proxy_url,
             trust_env=info.trust_env or False,
             trace_configs=[trace],
+            middlewares=[self._emptied],
         )
         return kopf.AiohttpSession(
             server=info.server, default_namespace=info.default_namespace, aiohttp_session=session
         )
 
+    async def _emptied(self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        """Sends a request of Kopf's; where that is a list, one that brings a version and no objects."""
+        if self._is_list(request.url):
+            request.url = request.url.update_query(NOTHING)
+        return await send(request)
+
     async def _answered(self, session: object, context: object, told: aiohttp.TraceRequestEndParams) -> None:
-        """A list that is not the first one means that a watch could not go on where it was; 403, that it may not."""
+        """A list means that a watch begins, and knows nothing of what was before; 403, that it may not."""
         self._hear(told.url)
         if told.response.status == 403:
             self.missed()
-        path, query = told.url.path, told.url.query
-        if path.rpartition("/")[2] not in self._plurals or "watch" in query or "continue" in query:
+        if not self._is_list(told.url):
             return
-        if path in self._listed:
-            self.missed()
-        self._listed.add(path)
+        self.missed()
+        self._begun.add(told.url.path)
+        vital = [path for path in self._begun if path.rpartition("/")[2] in self._vital]
+        if len(vital) == len(self._vital) * max(1, len(self.namespaces or ())):
+            self.opened.set()
+
+    def _is_list(self, url: URL) -> bool:
+        return url.path.rpartition("/")[2] in self._plurals and "watch" not in url.query
 
     async def _unanswered(self, session: object, context: object, told: aiohttp.TraceRequestExceptionParams) -> None:
         self._hear(told.url)

@@ -36,6 +36,8 @@ DEAF = 2.0 * RECONNECT
 BLIND = 30.0
 """Seconds without a single watch before it does not call itself ready."""
 LEASE = "lmops-operator"
+OPENED_WITHIN = 10.0
+"""Seconds that the first list waits for the watches."""
 PUBLISHED_WITHIN = 10.0
 """Seconds that the first reconcile waits for the certificates that pods are created with."""
 
@@ -130,6 +132,7 @@ class Service:
     async def _reconcile(self) -> None:
         """Workers start once everything was listed: before that, what was not seen yet would seem to be gone."""
         async with asyncio.TaskGroup() as group:
+            await self._listened()
             await self._resync()
             if self.progress:
                 await self.progress.published(PUBLISHED_WITHIN)
@@ -142,6 +145,18 @@ class Service:
                     await asyncio.sleep(SETTLE)  # all watches lose their connection together
                 self.missed.clear()
                 await self._resync()
+
+    async def _listened(self) -> None:
+        """Waits for the watches, but no longer: a list that begins before them has to be repeated.
+
+        Where only some namespaces are watched, the list is to say first which of them can be.
+        """
+        if self.watch.namespaces is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.watch.opened.wait(), OPENED_WITHIN)
+        await asyncio.sleep(SETTLE)  # the others begin with them
+        self.missed.clear()
 
     async def _look_for_obstacles(self) -> None:
         """Asks from time to time what keeps children from their pods: neither they nor watches of ours tell it."""

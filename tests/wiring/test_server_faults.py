@@ -231,6 +231,23 @@ def test_row_15_nothing_holds_back_what_is_deleted_when_the_operator_is_gone(tmp
     asyncio.run(act())
 
 
+def test_what_there_is_at_the_start_is_read_once(tmp_path: Path):
+    async def act() -> None:
+        async with world(tmp_path) as api:
+            jobs = [submit(api.store, f"job-{n}") for n in range(150)]
+            for job in jobs:
+                api.store.put({**api.store.objects[job], "status": {"phase": ENDS, "observedGeneration": 1}})
+            async with operator() as one:
+                await until(lambda: one.works)
+                new = submit(api.store, "new")
+                await until(lambda: phase(api, new) == ENDS)
+                assert len(one.controller.cache) == 151
+            lists = [asked for asked in api.asked if (asked.verb, asked.kind) == ("list", "TrainingJob")]
+            assert len(lists) == 1 + 2  # the version that a watch begins with, and two pages
+
+    asyncio.run(act())
+
+
 def test_a_watch_that_has_died_is_unwell_and_an_idle_cluster_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(handlers, "RECONNECT", 1)
     monkeypatch.setattr(service, "DEAF", 4.0)
