@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -203,6 +204,33 @@ def test_stops_with_newer_checkpoints_go_on_for_ever():
         life.put(ended_pod(life.job, "train", attempt, message=stopped))
 
     assert (life.job.status.phase, life.created[-1]) == ("Restarting", "reviews-train-a10")
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "message"),
+    [
+        (
+            {"reason": "Evicted", "message": "The node was low on resource: memory. "},
+            "Evicted",
+            "The run was stopped by SIGTERM: The node was low on resource: memory. A checkpoint of step 120 was saved.",
+        ),
+        (
+            {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+                             "message": "default-scheduler: preempting to accommodate a higher priority pod"}]},
+            "PreemptionByScheduler",
+            "The run was stopped by SIGTERM: default-scheduler: preempting to accommodate a higher priority pod."
+            " A checkpoint of step 120 was saved.",
+        ),
+    ],
+)  # fmt: skip
+def test_an_eviction_is_told_in_the_words_of_who_evicted(status: dict[str, Any], reason: str, message: str):
+    life = training()
+    stopped = said("train", checkpoint=120, stopped={"signal": "SIGTERM", "step": 120})
+    pod = ended_pod(life.job, "train", code=143, message=stopped)
+    life.put({**pod, "status": {**pod["status"], **status}})
+
+    row = life.job.status.runs[1]
+    assert (row.reason, row.message) == (reason, message)
 
 
 def test_an_evicted_pod_that_could_not_speak_is_not_counted():

@@ -92,7 +92,8 @@ def failure_of(pod: Manifest) -> Failure | None:
         return ending.failure
     if ending and ending.stopped:
         at = f" A checkpoint of step {ending.stopped.step} was saved." if ending.stopped.step is not None else ""
-        return failure("Preempted", _evicted(pod) or "Stopped", f"The run was stopped by {ending.stopped.signal}.{at}")
+        why = f"The run was stopped by {ending.stopped.signal}{f': {said}' if (said := _evictor(pod)) else '.'}"
+        return failure("Preempted", _evicted(pod) or "Stopped", why + at)
     if pod["status"].get("phase") != "Failed":
         return None
     return _remains(pod)
@@ -111,7 +112,7 @@ def _remains(pod: Manifest) -> Failure:
     if status.get("reason") == "NodeLost":
         return failure("NodeLost", "NodeLost", f"The node of {name} went away.", tail)
     if evicted := _evicted(pod):
-        return failure("Preempted", evicted, status.get("message") or f"{name} was evicted.", tail)
+        return failure("Preempted", evicted, _evictor(pod) or f"{name} was evicted.", tail)
     for sign, class_, reason in LOG_SIGNS:
         if line := next((line for line in reversed(tail) if re.search(sign, line)), None):
             return failure(class_, reason, f"{name}: {line.strip()[:500]}", tail)
@@ -164,6 +165,13 @@ def _evicted(pod: Manifest) -> str | None:
     if disrupted or pod["status"].get("reason") in ("Evicted", "Preempting", "Terminated", "Shutdown"):
         return str(pod["status"].get("reason") or disrupted[0].get("reason", "Disrupted"))
     return None
+
+
+def _evictor(pod: Manifest) -> str:
+    """The sentence of whoever took the pod away: a kubelet's, a scheduler's or the eviction API's."""
+    told = (c.get("message") for c in pod["status"].get("conditions", []) if c["type"] == "DisruptionTarget")
+    words = (pod["status"].get("message") or next(filter(None, told), "")) if _evicted(pod) else ""
+    return f"{words.rstrip('. ')}." if words else ""
 
 
 def _limit(pod: Manifest) -> str:
