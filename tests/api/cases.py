@@ -90,6 +90,15 @@ TRAINING = [
     Case("", "set dataset, or a trainer of your own", own(), {"dataset": None}),
     Case("", "a trainer of your own brings its model: leave model out", own(), own() | model()),
     Case("", "a trainer of your own reads its data itself: leave dataset out", own(), own() | data()),
+    *(
+        Case("", f"a trainer of your own has settings of its own: leave {name} out", own() | kept, own() | broken)
+        for name, kept, broken in (
+            ("training", settings_of(batchSize=32, reportTo=[]), settings_of(epochs=1)),
+            ("training", {}, settings_of(packing=False)),
+            ("evaluation", {"evaluation": {"every": {"epochs": 1}}}, {"evaluation": {"metric": "loss"}}),
+            ("checkpoint", {"checkpoint": {"keep": 2}}, {"checkpoint": {"every": {"steps": 100}}}),
+        )
+    ),
     Case(
         "pod",
         "labels that begin with lmops.dev/, training.kubeflow.org/, batch.kubernetes.io/, kueue.x-k8s.io/"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -35,6 +36,22 @@ def at_most_one(*names: str) -> Rule:
 def at_least_one(*names: str) -> Rule:
     """Of these sibling fields one is set, or several."""
     return _count(names, "exists"), f"set at least one of {_listed(names)}"
+
+
+def untouched(path: str, default: Model) -> str:
+    """That a section says what it says by default, as it does where nobody has written it; or that it is not there."""
+    return " && ".join(_as_it_is(path, default))
+
+
+def _as_it_is(path: str, default: Model) -> Iterable[str]:
+    for name in type(default).model_fields:
+        value, field = getattr(default, name), f"{path}.{to_camel(name)}"
+        if value is None:
+            yield f"!has({field})"
+        elif isinstance(value, Model):
+            yield from _as_it_is(field, value)
+        else:
+            yield f"{field}.size() == 0" if value == [] else f"{field} == {json.dumps(value)}"
 
 
 def _count(names: Iterable[str], macro: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lmops.api.base import API_VERSION, Model, Name, at_least_one, at_most_one, rules
+from lmops.api.base import API_VERSION, Model, Name, at_least_one, at_most_one, rules, untouched
 from lmops.api.dataset import Dataset
 from lmops.api.job import Job, JobSpec, NodeResources, Output
 from lmops.api.model import ModelSpec
@@ -146,6 +146,10 @@ class OwnTrainer(Model):
     """Claims to mount besides those of `output` and `workspace`, each at `$(LMOPS_VOLUMES)/<claim>`."""
 
 
+RECIPE: dict[str, Model] = {"training": TrainingSettings(), "evaluation": Evaluation(), "checkpoint": Checkpoint()}
+"""What only our own trainer reads, as it is by default."""
+
+
 class TrainingJobSpec(JobSpec):
     """What to train, on what, and where to put it. Apart from `suspend` it cannot change: new settings are a new name."""
 
@@ -154,6 +158,13 @@ class TrainingJobSpec(JobSpec):
         ("has(self.trainer) || has(self.dataset)", "set dataset, or a trainer of your own"),
         ("!has(self.trainer) || !has(self.model)", "a trainer of your own brings its model: leave model out"),
         ("!has(self.trainer) || !has(self.dataset)", "a trainer of your own reads its data itself: leave dataset out"),
+        *(
+            (
+                f"!has(self.trainer) || ({untouched(f'self.{name}', section)})",
+                f"a trainer of your own has settings of its own: leave {name} out",
+            )
+            for name, section in RECIPE.items()
+        ),
     )
 
     model: ModelSpec | None = None
