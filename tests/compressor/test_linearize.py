@@ -54,6 +54,20 @@ def test_the_way_back_loses_no_bit():
     assert torch.equal(model(TOKENS).logits, scores)
 
 
+def test_views_share_the_memory_of_the_weights():
+    model = gpt2()
+    before = {name: values.data_ptr() for name, values in model.state_dict().items()}
+    scores = model(TOKENS).logits
+
+    linearize(model, views=True)
+
+    assert {name: values.data_ptr() for name, values in model.state_dict().items()} == before
+    torch.testing.assert_close(model(TOKENS).logits, scores, rtol=0, atol=1e-5)
+    delinearize(model)
+    assert {name: values.data_ptr() for name, values in model.state_dict().items()} == before
+    assert torch.equal(model(TOKENS).logits, scores)
+
+
 def test_twice_is_as_good_as_once():
     model = gpt2()
     before = copy.deepcopy(model.state_dict())

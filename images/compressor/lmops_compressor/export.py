@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
@@ -38,7 +39,7 @@ def export(model: PreTrainedModel, task: str, folder: Path) -> Path:
     width], which may be empty, and gives `present.N.key` and `.value`; its mask is over past and present.
     """
     attention = model.config._attn_implementation
-    linearize(model).set_attn_implementation("eager")
+    linearize(model, views=True).set_attn_implementation("eager")
     try:
         graph = _traced(model, _Decoder if task == "CausalLM" else _Encoder)
     finally:
@@ -194,7 +195,9 @@ def _turn(graph: ir.Graph) -> None:
 def _transposed(tensor: Any) -> ir.LazyTensor:
     """Turned when it is written, one at a time: there is never a second copy of all weights."""
     return ir.LazyTensor(
-        lambda: ir.tensor(tensor.numpy().T.copy()), dtype=tensor.dtype, shape=ir.Shape(reversed(list(tensor.shape)))
+        lambda: ir.tensor(np.ascontiguousarray(tensor.numpy().T)),
+        dtype=tensor.dtype,
+        shape=ir.Shape(reversed(list(tensor.shape))),
     )
 
 

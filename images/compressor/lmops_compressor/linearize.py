@@ -10,16 +10,17 @@ NAMES = "_linearized"
 """The attribute of a model that remembers which of its layers were turned, whatever has replaced them since."""
 
 
-def linearize(model: PreTrainedModel) -> PreTrainedModel:
+def linearize(model: PreTrainedModel, views: bool = False) -> PreTrainedModel:
     """Makes every `Conv1D` ([inputs, outputs]) an `nn.Linear` ([outputs, inputs]) in place; others stay.
 
+    With `views` no weight is copied: the new ones are the old ones read the other way round, not contiguous.
     Such a model must not be saved: its configuration still says that the weights lie the other way round.
     """
     found = [name for name, module in model.named_modules() if isinstance(module, Conv1D)]
     for name in found:
         conv = model.get_submodule(name)
         linear = nn.Linear(conv.weight.shape[0], conv.weight.shape[1], device="meta")  # type: ignore[index, arg-type]
-        model.set_submodule(name, _turned(conv, linear))
+        model.set_submodule(name, _turned(conv, linear, views))
     setattr(model, NAMES, (*getattr(model, NAMES, ()), *found))
     return model
 
@@ -36,9 +37,10 @@ def delinearize(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _turned(old: nn.Module, new: nn.Module) -> nn.Module:
-    """`new` with the weight of `old` transposed, in the same memory order that a fresh layer has."""
+def _turned(old: nn.Module, new: nn.Module, views: bool = False) -> nn.Module:
+    """`new` with the weight of `old` transposed, in the memory order that a fresh layer has unless it is a view."""
     weight, bias = old.weight, old.bias
-    new.weight = nn.Parameter(weight.detach().t().contiguous(), weight.requires_grad)  # type: ignore[operator, arg-type]
+    turned = weight.detach().t()  # type: ignore[operator]
+    new.weight = nn.Parameter(turned if views else turned.contiguous(), weight.requires_grad)  # type: ignore[arg-type]
     new.bias = bias
     return new.train(old.training)

@@ -33,7 +33,11 @@ class OnnxRunner:
 
     def logits(self, batch: Mapping[str, Array]) -> Array:
         """The scores of a batch; a language model begins with an empty cache."""
-        return self._run(batch, self._empty(len(batch["input_ids"])), ["logits"])[0]
+        return self.outputs(batch, ["logits"])[0]
+
+    def outputs(self, batch: Mapping[str, Array], names: list[str]) -> list[Array]:
+        """What the graph gives by these names."""
+        return self._run(batch, self._empty(len(batch["input_ids"])), names)
 
     def generate(self, input_ids: Array, new_tokens: int, cached: bool = True) -> Array:
         """The likeliest tokens after `input_ids` ([rows, length], int64, no padding): [rows, new_tokens].
