@@ -13,10 +13,11 @@ import torch
 
 from lmops.api import Compression
 from lmops.api.compressionreport import Change, SearchReport
-from lmops_compressor import search
+from lmops_compressor import trials
 from lmops_compressor.compress import compress
-from lmops_compressor.search import home, searched, tried
+from lmops_compressor.search import searched, tried
 from lmops_compressor.source import Source
+from lmops_compressor.trials import home
 from lmops_trainer.endings import Stop
 from lmops_trainer.failures import Refusal
 from lmops_trainer.uris import path
@@ -107,7 +108,7 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(models: Models, tmp_path
 
 
 def test_what_was_measured_is_not_measured_again(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(search, "started", None)
+    monkeypatch.setattr(trials, "started", None)
 
     assert found(models, tmp_path)[0] == "FP8 8 bit"
 

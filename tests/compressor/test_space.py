@@ -8,8 +8,9 @@ import pytest
 
 from lmops.api.compression import Search, Step
 from lmops_compressor import space
-from lmops_compressor.search import Trials, halved, nothing_within
+from lmops_compressor.search import halved, nothing_within
 from lmops_compressor.space import Point
+from lmops_compressor.trials import Trials
 
 
 def prune(method: str, **how: Any) -> dict[str, Any]:

@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from lmops.api import Compression
 from lmops.api.compression import Search, Step
 from lmops.api.compressionreport import SearchReport, Trial
-from lmops_compressor import rows, runners, space
-from lmops_compressor.bootstrap import gain
-from lmops_compressor.comparison import Answers, Scored, agreements, metric_of
-from lmops_compressor.compress import applied
-from lmops_compressor.measure import latency, nothing_to_tell, ratio, settings, started
+from lmops_compressor import space
 from lmops_compressor.methods import Tell
-from lmops_compressor.process import ModelProcess
 from lmops_compressor.source import Source
 from lmops_compressor.space import Point
-from lmops_trainer.endings import Stop, job_folder, replace
-from lmops_trainer.failures import Refusal, failure_of
+from lmops_compressor.trials import Trials, home
+from lmops_trainer.endings import replace
+from lmops_trainer.failures import Refusal
 from lmops_trainer.log import log
 
-QUICK = 9
-"""Timed calls of each model."""
-TRIES = 2
-"""How often a trial may kill the process that tries it."""
 TABLE = "table.json"
-FATAL = ("Disk", "Volume")
-"""Failures that say nothing of a combination: the next one would meet them too."""
 
 
 def searched(run: Compression, source: Source, folder: Path, tell: Tell) -> tuple[list[Step], SearchReport]:
@@ -90,131 +73,6 @@ def nothing_within(search: Search, points: list[Point], metric: str) -> Refusal:
     return Refusal("Verdict", "NothingWithinLimits", message, remedy, failed)
 
 
-@dataclass(frozen=True)
-class Side:
-    """The original, on so many rows, as every combination is compared with it."""
-
-    told: Scored
-    process: ModelProcess
-    memory: int
-    said: Answers
-    metric: str
-    value: float
-
-
-class Trials:
-    """Measures combinations on the rows that calibrate, each in a process of its own beside the original's."""
-
-    def __init__(self, run: Compression, source: Source, folder: Path) -> None:
-        search = run.spec.search
-        assert search
-        self.run, self.source, self.folder = run, source, folder
-        self.rows = rows.calibration(run, source)
-        self.points: list[Point] = []
-        """All that was measured: an entry for each combination and number of rows."""
-        self._setting = settings(run.spec.evaluation, source)[0][0]
-        self._deadline = time.monotonic() + 60 * search.minutes if search.minutes else math.inf
-        self._side: Side | None = None
-
-    def __enter__(self) -> Trials:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._side:
-            self._side.process.close()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether no time is left to begin another; one always is begun."""
-        return bool(self.points) and time.monotonic() > self._deadline
-
-    @property
-    def metric(self) -> str:
-        """What quality is."""
-        return self._side.metric if self._side else "quality"
-
-    def point(self, steps: tuple[Step, ...], count: int) -> Point:
-        """What an earlier attempt has measured, else what is measured now, and then kept."""
-        file = home(self.run) / f"{space.key(steps, count)}.json"
-        found = _kept(file, steps) or _ended(file, steps, count)
-        if found is None:
-            with _begun(file):
-                found = self._measured(steps, count)
-            replace(file, json.dumps({**vars(found), "steps": [step.manifest() for step in steps]}))
-        self.points.append(found)
-        log.info("search: %s on %d rows: %s", found.method, count, found.failure or _spelled(found))
-        return found
-
-    def forget(self, steps: tuple[Step, ...]) -> None:
-        """Frees the disk of a combination that is out."""
-        shutil.rmtree(self.folder / space.key(steps), ignore_errors=True)
-
-    def _measured(self, steps: tuple[Step, ...], count: int) -> Point:
-        side = self._original(count)  # what fails here fails for all of them
-        try:
-            return self._compared(steps, side)
-        except Stop:
-            raise
-        except Exception as error:
-            failed = failure_of(error)
-            if failed.class_ in FATAL:
-                raise
-            self.forget(steps)
-            if failed.evidence:
-                log.info("search: %s", "\n".join(failed.evidence))
-            return Point(steps, count, failure=f"{failed.reason}: {failed.message}"[:500])
-
-    def _compared(self, steps: tuple[Step, ...], side: Side) -> Point:
-        made = self.folder / space.key(steps)
-        if not made.is_dir():
-            unfinished = self.folder / "unfinished"
-            applied(self.run, self.source, list(steps), unfinished, lambda _: None)
-            unfinished.rename(made)
-        with started("compressed", made, self.run, self.source, side.told, self._setting) as process:
-            before, after = latency(side.process, process, self._setting, QUICK)
-            memory = process.ask("memory")["bytes"]
-            said = side.told.by(process)
-        value = said.figures(self.source.task, self.source.labels)[side.metric]
-        return Point(
-            steps,
-            len(side.told.rows),
-            size_ratio=round(runners.weights(self.source.folder) / runners.weights(made), 4),
-            latency_ratio=ratio(after.p50_milliseconds, before.p50_milliseconds),
-            memory_ratio=ratio(memory, side.memory),
-            quality=round(float(gain(side.metric, np.asarray(side.value), np.asarray(value))), 6) + 0.0,
-            agreement=round(float(agreements(side.said, said).sum() / side.said.targets.sum()), 6),
-        )
-
-    def _original(self, count: int) -> Side:
-        """Loaded once a round. Its memory is told before it scores: scores take room of their own."""
-        chosen = self.rows.first(count)
-        if self._side and len(self._side.told.rows) == len(chosen):
-            return self._side
-        if self._side:
-            self._side.process.close()
-        told = Scored.written(chosen, self.folder / f"rows-{count}-{time.monotonic_ns()}")
-        process = started("original", self.source.folder, self.run, self.source, told, self._setting)
-        try:
-            process.ask("time", batch_size=self._setting[0], length=self._setting[1], calls=QUICK)
-            memory, said = process.ask("memory")["bytes"], told.by(process)
-            if not said.targets.sum():
-                raise nothing_to_tell(told)
-            figures = said.figures(self.source.task, self.source.labels)
-            metric = metric_of(self.source.task, self.run.spec.evaluation.metric, self.source.metric, figures)
-        except BaseException:
-            process.close()
-            raise
-        self._side = Side(told, process, memory, said, metric, figures[metric])
-        return self._side
-
-
-def home(run: Compression) -> Path:
-    """Where the trials of a job are kept, a file each."""
-    folder = job_folder(run) / "search"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def halved(
     candidates: list[tuple[Step, ...]], search: Search, trials: Trials, tell: Callable[[float], None]
 ) -> Point | None:
@@ -241,45 +99,3 @@ def halved(
             scored.append(trials.point(point.steps, plan[-1][1]))
             trials.forget(point.steps)
     return space.best(trials.points, search)
-
-
-@contextmanager
-def _begun(file: Path) -> Iterator[None]:
-    """Counts how often a trial was begun and not ended: what kills the process would do so for ever."""
-    marker = file.with_suffix(".begun")
-    replace(marker, str(_tries(file) + 1))
-    try:
-        yield
-    finally:  # an exception is an end: only a process that is killed leaves the marker
-        marker.unlink(missing_ok=True)
-
-
-def _tries(file: Path) -> int:
-    marker = file.with_suffix(".begun")
-    return int(marker.read_text()) if marker.is_file() else 0
-
-
-def _ended(file: Path, steps: tuple[Step, ...], count: int) -> Point | None:
-    if _tries(file) < TRIES:
-        return None
-    return Point(steps, count, failure=f"Killed: the process was killed {TRIES} times while this was tried")
-
-
-def _kept(file: Path, steps: tuple[Step, ...]) -> Point | None:
-    if not file.is_file():
-        return None
-    return Point(**{**json.loads(file.read_text()), "steps": steps})
-
-
-def _spelled(point: Point) -> str:
-    parts = [
-        f"{name} {value:.4g}"
-        for name, value in (
-            ("size ratio", point.size_ratio),
-            ("latency ratio", point.latency_ratio),
-            ("memory ratio", point.memory_ratio),
-            ("quality", point.quality),
-        )
-        if value is not None
-    ]
-    return ", ".join(parts)
