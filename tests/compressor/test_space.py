@@ -129,7 +129,7 @@ def test_pareto_is_what_none_of_as_many_rows_is_better_than():
         point(1, size=3, latency=0.3, quality=-0.01),
         point(2, size=3, latency=0.35, quality=-0.02),
         point(3, size=9, latency=0.1, quality=-0.5),
-        point(4, rows=32, size=1, latency=1, quality=0.0),
+        point(4, rows=32, size=1, latency=1, quality=-0.03),
         Point(steps(5), 32, failure="Unfit: no"),
     ]
     chosen = space.best(points, wanted)
