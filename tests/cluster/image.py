@@ -23,16 +23,18 @@ from cluster.builds import CACHE, MissingError, Say, alone, program
 ROOT = Path(__file__).parents[2]
 SITES = CACHE / "packages"
 INSIDE = "/opt/packages"
+TRAINER = {
+    "operator/lmops/__init__.py": "/opt/lmops/lmops/__init__.py",
+    "operator/lmops/api": "/opt/lmops/lmops/api",
+    "images/trainer/lmops_trainer": "/opt/lmops/lmops_trainer",
+}
 SOURCES = {
     "operator": {"operator/lmops": "/opt/lmops/lmops"},
-    "trainer": {
-        "operator/lmops/__init__.py": "/opt/lmops/lmops/__init__.py",
-        "operator/lmops/api": "/opt/lmops/lmops/api",
-        "images/trainer/lmops_trainer": "/opt/lmops/lmops_trainer",
-    },
+    "trainer": TRAINER,
+    "compressor": {**TRAINER, "images/compressor/lmops_compressor": "/opt/lmops/lmops_compressor"},
 }
 """What each image has of this tree, as its Dockerfile copies it."""
-MODULES = {"operator": "lmops", "trainer": "lmops_trainer"}
+MODULES = {"operator": "lmops", "trainer": "lmops_trainer", "compressor": "lmops_compressor"}
 LINKS = {name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")}
 FILES = {
     "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n",

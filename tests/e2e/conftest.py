@@ -15,7 +15,7 @@ from cluster.client import Cluster, Manifest
 HOME = "lmops"
 """The namespace of the operator."""
 VALUES = {
-    "images": {"operator": "localhost/lmops-operator:test", "trainer": "localhost/lmops-trainer:test"},
+    "images": {name: f"localhost/lmops-{name}:test" for name in ("operator", "trainer", "compressor")},
     "settings": {"graceSeconds": 30},
 }
 
