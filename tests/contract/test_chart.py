@@ -15,6 +15,8 @@ from builders import trainingjob
 from cluster import operator
 from cluster.client import Cluster, Manifest
 from cluster.players import Players
+from lmops.progress.secret import SECRET
+from lmops.service import LEASE
 
 EVERYWHERE: dict[str, Any] = {}
 HERE_ALONE: dict[str, Any] = {"crds": {"enabled": False}, "rbac": {"aggregate": False}}
@@ -110,8 +112,10 @@ def test_an_upgrade_and_an_uninstallation_leave_the_jobs_alone(cluster: Cluster,
 
     helmed(cluster, "upgrade", "lmops", str(helm.CHART), "--namespace", home, values={"settings": {"scratch": "7Gi"}})
     settings = cluster.get("configmap", "lmops-operator", home)["data"]["settings.yaml"]
+    told = helmed(cluster, "get", "notes", "lmops", "--namespace", home)
     helmed(cluster, "uninstall", "lmops", "--namespace", home, "--wait")
 
+    assert f"kubectl -n {home} delete secret/{SECRET} lease/{LEASE} --ignore-not-found" in told
     assert "scratch: 7Gi" in settings
     assert cluster.get("trainingjob", "reviews", namespace)["metadata"]["uid"] == before
     assert [each["metadata"]["name"] for each in cluster.list("clusterrole", selector="helm.sh/chart")] == []
