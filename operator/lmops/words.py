@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from lmops.api.base import FORMS
 from lmops.api.crd import Schema
 from lmops.documents import Document, FieldPath, spelled
 
@@ -113,13 +114,7 @@ def _words(error: ErrorDetails, value: Any, schema: Schema, path: FieldPath) -> 
 
 def _form_of(pattern: str) -> str:
     """A pattern in words, where it has some."""
-    if "hf://" in pattern:
-        return "a URI: write pvc://claim/folder or hf://owner/name"
-    if "pvc://" in pattern:
-        return "a URI on a volume: write pvc://claim/folder"
-    if "Ki|Mi" in pattern:
-        return "a quantity: write a number such as 2, 500m or 4Gi"
-    return f"of the form {pattern}"
+    return FORMS.get(pattern) or f"of the form {pattern}"
 
 
 def _followed(value: Any, location: tuple[str | int, ...], missing: bool) -> tuple[FieldPath, Any]:

@@ -71,6 +71,25 @@ def env(name: str) -> Fields:
     return {"pod": {"env": [{"name": name, "value": "1"}]}}
 
 
+MISFORMED: list[tuple[str, Fields, str]] = [
+    ("output.uri", {"output": {"uri": "s3://bucket/models"}}, "a URI on a volume: write pvc://claim/folder"),
+    (
+        "model.from.uri",
+        model(**{"from": {"uri": "s3://bucket/minilm"}}),
+        "a URI: write pvc://claim/folder or hf://owner/name",
+    ),
+    (
+        "resources.perNode.memory",
+        {"resources": {"perNode": {"memory": "20GB"}}},
+        "a quantity: write a number such as 2, 500m or 4Gi",
+    ),
+    (
+        "resources.perNode.cpu",
+        {"resources": {"perNode": {"cpu": "two"}}},
+        "a number of cores: write for instance 2, 0.5 or 500m",
+    ),
+]
+"""Where, what, and the words that say what is accepted there."""
 OUTPUT = {"output": {"uri": "pvc://models/smaller"}}
 BASES: dict[str, Fields] = {
     "TrainingJob": {**model(), **data(), "output": {"uri": "pvc://models/reviews"}},

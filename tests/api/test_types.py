@@ -12,9 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.cases import BASES, BEFORE, CASES, EDITS, Case, Fields, data, resource, train
+from api.cases import BASES, BEFORE, CASES, EDITS, MISFORMED, Case, Fields, data, resource, train
 from builders import trainingjob
 from lmops.api import Resolved, Run, RunId
+from lmops.api.base import FORMS
 from lmops.api.crd import KINDS, Kind, Schema, resource_schema
 from lmops.api.trainingjob import RecipeSpec
 from lmops.documents import AdmissionError, read
@@ -59,7 +60,19 @@ def test_no_rule_is_without_a_case(kind: Kind) -> None:
     mine = [case for case in CASES if case.kind == name]
     told = {(re.sub(r"\[\d\]", "[]", case.place), case.message) for case in mine}
 
-    assert told | {("", unchanging(field)) for of, field in EDITS if of == name} == set(ruled(spec))
+    forms = {f"this is not {words}" for words in FORMS.values()}
+    rules = {(place, message) for place, message in ruled(spec) if message not in forms}
+    assert told | {("", unchanging(field)) for of, field in EDITS if of == name} == rules
+
+
+@pytest.mark.parametrize(("place", "broken", "words"), MISFORMED)
+def test_a_value_of_another_form_is_answered_with_what_is_accepted(
+    tmp_path: Path, place: str, broken: Fields, words: str
+) -> None:
+    [told] = refused(tmp_path, broken)
+
+    assert told.startswith(f"spec.{place}: ")
+    assert told.endswith(f" is not {words}")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

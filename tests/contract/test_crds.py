@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from api.cases import BASES, BEFORE, CASES, EDITS, Case, Fields, model, resource
+from api.cases import BASES, BEFORE, CASES, EDITS, MISFORMED, Case, Fields, model, resource
 from api.test_types import unchanging
 from builders import World, trainingjob
 from cluster.client import Cluster, KubectlError, Manifest
@@ -52,6 +52,15 @@ def test_a_spec_that_breaks_a_rule_is_refused_in_its_words(cluster: Cluster, cas
     assert refused(cluster, "create", manifest=resource(case.kind, case.broken)) == [
         f'The {case.kind} "reviews" is invalid: {place}: Invalid value: {case.message}'
     ]
+
+
+@pytest.mark.parametrize(("place", "broken", "words"), MISFORMED)
+def test_a_value_of_another_form_is_answered_with_what_is_accepted(
+    cluster: Cluster, place: str, broken: Fields, words: str
+) -> None:
+    said = f'The TrainingJob "reviews" is invalid: spec.{place}: Invalid value: this is not {words}'
+
+    assert refused(cluster, "create", manifest=job(broken)) == [said]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -100,6 +100,15 @@ def spelled(value: Any) -> Any:
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 _CORES = r"^[0-9]+(\.[0-9]+)?m?$"
 _PVC = r"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/\S*)?"
+_URI, _VOLUME_URI = rf"^({_PVC}|hf://[^\s/]+(/\S*)?)$", f"^{_PVC}$"
+
+FORMS = {
+    _URI: "a URI: write pvc://claim/folder or hf://owner/name",
+    _VOLUME_URI: "a URI on a volume: write pvc://claim/folder",
+    _QUANTITY: "a quantity: write a number such as 2, 500m or 4Gi",
+    _CORES: "a number of cores: write for instance 2, 0.5 or 500m",
+}
+"""What the people who wrote something else are told: a pattern is no sentence."""
 
 Time = Annotated[datetime, BeforeValidator(_whole_seconds), PlainSerializer(_instant, when_used="json")]
 Quantity = Annotated[
@@ -129,9 +138,9 @@ _INSIDE: dict[str, Any] = {
         {"rule": "!self.contains('/..')", "message": "a URI may not step out of its volume with '..'"}
     ]
 }
-Uri = Annotated[str, Field(pattern=rf"^({_PVC}|hf://[^\s/]+(/\S*)?)$", max_length=512, json_schema_extra=_INSIDE)]
+Uri = Annotated[str, Field(pattern=_URI, max_length=512, json_schema_extra=_INSIDE)]
 """`pvc://claim/folder` on a volume, or `hf://owner/name[@revision]` on the Hugging Face hub."""
-VolumeUri = Annotated[str, Field(pattern=f"^{_PVC}$", max_length=512, json_schema_extra=_INSIDE)]
+VolumeUri = Annotated[str, Field(pattern=_VOLUME_URI, max_length=512, json_schema_extra=_INSIDE)]
 """`pvc://claim/folder`: a place that can be written."""
 
 

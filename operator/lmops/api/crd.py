@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from lmops.api.base import GROUP, VERSION, Model
+from lmops.api.base import FORMS, GROUP, VERSION, Model
 from lmops.api.quantizejob import QuantizeJob
 from lmops.api.trainingjob import TrainingJob
 
@@ -190,6 +190,9 @@ class _Structural:
             result["items"] = self.convert(merged["items"], f"{path}[]")
         if isinstance(values := merged.get("additionalProperties"), dict):
             result["additionalProperties"] = self.convert(values, f"{path}.*")
+        # in a list of lists the rule would cost more than an API server allows
+        if path.count("[]") < 2 and (words := FORMS.get(result.get("pattern", ""))):
+            result[RULES] = [*result.get(RULES, ()), _formed(result.pop("pattern"), words, "type" in result)]
         if "default" in result:
             result["default"] = _without_nulls(result["default"])
             if result["default"] is None:
@@ -211,6 +214,12 @@ class _Structural:
         inner, outer = self._merged(base, path), {k: v for k, v in schema.items() if k not in ("anyOf", "$ref")}
         rules = [*inner.get(RULES, ()), *outer.get(RULES, ())]
         return {**inner, **outer, **({RULES: rules} if rules else {})}
+
+
+def _formed(pattern: str, words: str, is_text: bool) -> Schema:
+    """A pattern as a rule: an API server would show the pattern itself to whoever missed it."""
+    matches = f"self.matches(r'{pattern}')"
+    return {"rule": matches if is_text else f"type(self) == int || {matches}", "message": f"this is not {words}"}
 
 
 def _without_nulls(value: Any) -> Any:

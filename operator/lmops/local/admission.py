@@ -113,10 +113,11 @@ def _problems(value: Manifest, kind: Kind, old: Any) -> list[Problem]:
     ruled = broken_rules(
         defaulted(value.get("spec", {}), schema["properties"]["spec"]), schema["properties"]["spec"], old
     )
+    told = {problem.path for problem in others}
     return [
         *(stray(path, names) for path, names in strange),
         *others,
-        *(Problem(("spec", *path), message) for path, message in ruled),
+        *(Problem(("spec", *path), message) for path, message in ruled if ("spec", *path) not in told),
     ]
 
 
