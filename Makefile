@@ -7,7 +7,7 @@ VOLUMES := $(CACHE)/volumes
 BIN := .venv/bin
 LOCKS := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 
-.PHONY: demo test lint crds bench bench-training bench-operator locks clean
+.PHONY: demo test lint crds bench bench-training bench-pruning bench-operator locks clean
 
 demo: .venv/laptop
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews
