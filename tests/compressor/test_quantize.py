@@ -1,0 +1,238 @@
+"""What each ONNX method writes opens in ONNX Runtime, is as small as it should be, and agrees with the original."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+import compressed
+from lmops.api.compression import Quantize
+from lmops.api.compressionreport import Change
+from lmops_compressor import blocks, methods
+from lmops_compressor.methods.mixed_precision import allocated
+from lmops_compressor.rows import Rows
+from lmops_compressor.runners import weights
+from lmops_compressor.runners.onnx import OnnxRunner
+from lmops_compressor.source import Source
+from lmops_trainer import models
+from lmops_trainer.failures import Refusal
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method has written."""
+
+    change: Change
+    folder: Path
+    graph: ir.Graph
+    told: list[float]
+
+    @property
+    def runner(self) -> OnnxRunner:
+        return OnnxRunner(self.folder, 1)
+
+
+def made(source: Source, folder: Path, rows: Rows | None = None, **how: Any) -> Made:
+    """The model, quantized."""
+    told: list[float] = []
+    target = folder / "quantized"
+    target.mkdir()
+    settings, drawn = Quantize.model_validate(how), rows or few(source)
+    change = methods.quantizer(settings.method).quantize(
+        compressed.subject(source), settings, drawn, target, told.append
+    )
+    assert sorted(file.name for file in folder.iterdir()) == ["quantized"]
+    return Made(change, target, ir.load(target / "model.onnx").graph, told)
+
+
+def few(source: Source, count: int = 24) -> Rows:
+    return compressed.news(source, count) if source.task == "CausalLM" else compressed.reviews(source, count)
+
+
+def smaller(source: Source, of: Made) -> float:
+    """How many times smaller than the weights in fp32."""
+    return weights(source.folder) / weights(of.folder)
+
+
+def agreement(source: Source, of: Made, count: int = 48) -> float:
+    """The share of predictions that are those of the model in fp32."""
+    model, same = source.model(), []
+    for _, batch in few(source, count).batches():
+        with torch.no_grad():
+            before = model(**{k: v for k, v in batch.items() if k in models.inputs(model)}).logits.numpy()
+        after = of.runner.logits({name: values.numpy() for name, values in batch.items()})
+        same.append((before.argmax(-1) == after.argmax(-1)).ravel())
+    return float(np.concatenate(same).mean())
+
+
+def operators(found: ir.Graph, kind: str) -> int:
+    return sum(node.op_type == kind for node in found)
+
+
+@pytest.fixture(scope="module")
+def dynamic_gpt2(gpt2: Source, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return made(gpt2, tmp_path_factory.mktemp("made"), method="Dynamic")
+
+
+def test_dynamic_makes_int8_of_every_layer_and_embedding_of_a_bert(bert: Source, tmp_path: Path):
+    found = made(bert, tmp_path, method="Dynamic")
+
+    assert found.change == Change(step="Dynamic 8 bit", layers=36, detail="int8 weights in 36 layers and 3 embeddings")
+    assert operators(found.graph, "MatMulInteger") == 36
+    assert smaller(bert, found) > 3.5
+    assert agreement(bert, found) >= 0.9
+
+
+def test_dynamic_gives_the_scores_of_the_tool_that_one_would_call_by_hand(bert: Source, tmp_path: Path):
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    from lmops_compressor import graph, int8
+    from lmops_compressor.export import export
+    from lmops_compressor.methods.dynamic import _integer
+
+    path = export(bert.model(), bert.task, tmp_path)
+    names = list(methods.layers(bert.model(), []))
+    (tmp_path / "tool").mkdir()
+    (tmp_path / "ours").mkdir()
+    ours = ir.load(path)
+    nodes = graph.matmuls(ours.graph, names)
+    quantize_dynamic(
+        path, tmp_path / "tool" / "model.onnx", op_types_to_quantize=["MatMul"], per_channel=True,
+        weight_type=QuantType.QInt8, nodes_to_quantize=[node.name for node in nodes.values()],
+    )  # fmt: skip
+
+    activations: dict[ir.Value, int8.Parts] = {}
+    for node in nodes.values():
+        _integer(ours.graph, node, activations)
+    graph.write(ours, tmp_path / "ours")
+
+    [(_, batch)] = compressed.reviews(bert).batches()
+    values = {name: tensor.numpy() for name, tensor in batch.items()}
+    tool = OnnxRunner(tmp_path / "tool", 1).logits(values)
+    assert np.array_equal(OnnxRunner(tmp_path / "ours", 1).logits(values), tool)
+
+
+def test_an_int8_gpt2_writes_the_same_256_tokens_with_and_without_its_cache(gpt2: Source, dynamic_gpt2: Made):
+    found = dynamic_gpt2
+
+    assert found.change == Change(step="Dynamic 8 bit", layers=16, detail="int8 weights in 16 layers and 2 embeddings")
+    assert smaller(gpt2, found) > 3.5
+    assert agreement(gpt2, found) >= 0.95
+    prompt = np.asarray([example["input_ids"][:12] for example in compressed.news(gpt2, 2).examples])
+    assert found.runner.generate(prompt, 256).tolist() == found.runner.generate(prompt, 256, cached=False).tolist()
+
+
+def test_static_calibrates_on_the_rows(bert: Source, tmp_path: Path):
+    found = made(bert, tmp_path, method="Static", rows=compressed.reviews(bert, 64, start=2000))
+
+    assert found.change == Change(step="Static 8 bit", layers=36, detail="int8 weights in 36 layers and 3 embeddings")
+    assert operators(found.graph, "MatMulInteger") == operators(found.graph, "DynamicQuantizeLinear") == 0
+    assert found.told == sorted(found.told)
+    assert smaller(bert, found) > 3.5
+    assert agreement(bert, found) >= 0.85
+
+
+def test_static_makes_a_gpt2_that_agrees(gpt2: Source, tmp_path: Path):
+    found = made(gpt2, tmp_path, method="Static")
+
+    assert found.change.layers == 16
+    assert smaller(gpt2, found) > 3.5
+    assert agreement(gpt2, found) >= 0.95
+
+
+@pytest.mark.parametrize(("bits", "size", "ratio", "same"), [(4, 32, 5.5, 0.85), (8, 64, 3.3, 0.97)])
+def test_weight_only_packs_layers_and_the_tied_table_once(
+    gpt2: Source, tmp_path: Path, bits: int, size: int, ratio: float, same: float
+):
+    found = made(gpt2, tmp_path, method="WeightOnly", bits=bits, groupSize=size)
+
+    assert found.change == Change(
+        step=f"WeightOnly {bits} bit", layers=16, detail=f"{bits} bit in groups of {size} in 16 layers and 2 embeddings"
+    )
+    assert operators(found.graph, "MatMulNBits") == 17
+    assert operators(found.graph, "GatherBlockQuantized") == 2
+    assert smaller(gpt2, found) > ratio
+    assert agreement(gpt2, found) >= same
+
+
+def test_weight_only_leaves_out_what_is_excluded(bert: Source, tmp_path: Path):
+    found = made(bert, tmp_path, method="WeightOnly", exclude=["*.layer.0.*", "*.attention.self.query"])
+
+    packed = blocks.counts(found.graph)
+    assert found.change.layers == len(packed) == 36 - 6 - 5
+    assert not [name for name in packed if ".layer.0." in name or name.endswith(".query")]
+    kept = found.graph.initializers["bert.encoder.layer.1.attention.self.query.weight"].const_value
+    assert kept is not None
+    want = bert.model().get_submodule("bert.encoder.layer.1.attention.self.query").weight.T.detach().numpy()
+    assert np.array_equal(kept.numpy(), want)
+
+
+def test_mixed_precision_gives_the_bits_to_the_layers_that_need_them(gpt2: Source, tmp_path: Path):
+    found = made(gpt2, tmp_path, method="MixedPrecision", bits=7, choices=[4, 8, 16], rows=compressed.news(gpt2, 6))
+
+    sizes = {name: layer.weight.numel() for name, layer in methods.layers(gpt2.model(), []).items()}
+    packed = {name: bits for name, bits in blocks.counts(found.graph).items() if name in sizes}
+    halves = [name for name in sizes if f"{name}.weight_fp16" in found.graph.initializers]
+    bits = packed | dict.fromkeys(halves, 16)
+    average = sum(bits[name] * size for name, size in sizes.items()) / sum(sizes.values())
+    assert found.change.layers == len(bits) == 16
+    assert 6.5 < average <= 7
+    assert found.change.detail.startswith(f"{average:.2f} bit on average: ")
+    assert agreement(gpt2, found) >= 0.9
+
+
+def test_bits_go_where_a_bit_takes_most_divergence_away():
+    found = {"a": {4: 0.5, 8: 0.1}, "b": {4: 0.4, 8: 0.0}, "c": {4: 0.01, 8: 0.0}}
+
+    assert allocated(found, {"a": 10, "b": 10, "c": 10}, [4, 8], 4) == {"a": 4, "b": 4, "c": 4}
+    assert allocated(found, {"a": 10, "b": 10, "c": 10}, [4, 8], 6) == {"a": 8, "b": 4, "c": 4}
+    assert allocated(found, {"a": 20, "b": 10, "c": 10}, [4, 8], 6) == {"a": 4, "b": 8, "c": 8}
+    assert allocated(found, {"a": 10, "b": 10, "c": 10}, [4, 8, 16], 16) == {"a": 16, "b": 16, "c": 16}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_weight_is_rounded_as_the_runtime_reads_it(bits: int, tmp_path: Path):
+    values = np.random.default_rng(0).normal(size=(96, 24)).astype(np.float32)
+    given, table = (
+        ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([96, 96])),
+        ir.tensor(values, name="w"),
+    )
+    weight = ir.Value(name="w", const_value=table, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([96, 24]))
+    node = ir.node("MatMul", [given, weight], name="n")
+    node.outputs[0].name, node.outputs[0].type = "logits", ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph(
+        [given], node.outputs, nodes=[node], initializers=[weight], opset_imports={"": 20, blocks.DOMAIN: 1}
+    )
+    blocks.quantize_layer(graph, node, bits, 32)
+    next(iter(graph)).attributes.pop("accuracy_level")
+    ir.save(ir.Model(graph, ir_version=10), tmp_path / "model.onnx")
+
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    [read] = session.run(None, {"x": np.eye(96, dtype=np.float32)})
+    np.testing.assert_allclose(read, blocks.rounded(values, bits, 32), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "message"),
+    [
+        ({"method": "Dynamic", "exclude": ["bert.encoder.layer.9.*"]}, "LayerUnknown", "no layer is called"),
+        ({"method": "Static", "exclude": ["*.nothing"]}, "LayerUnknown", "no layer is called"),
+        ({"method": "Dynamic", "exclude": ["*"]}, "NothingChanged", "should have changed"),
+        ({"method": "MixedPrecision", "bits": 3}, "TooFewBits", "An average of 3 bits cannot be had"),
+    ],
+)
+def test_settings_that_no_model_can_meet_are_refused_in_a_sentence(
+    bert: Source, tmp_path: Path, how: dict[str, Any], reason: str, message: str
+):
+    with pytest.raises(Refusal, match=message) as refused:
+        made(bert, tmp_path, **how)
+
+    assert refused.value.reason == reason
