@@ -49,7 +49,7 @@ def test_a_model_at_hand_is_compressed_at_once():
         (
             (source(phase="Running", display={"progress": "42%"}),),
             "SourceNotReady",
-            "TrainingJob reviews is not done yet: Running, 42% done.",
+            "TrainingJob reviews is not done yet: Running.",
         ),
         ((source(),), "SourceNotReady", "TrainingJob reviews is not done yet: Pending."),
         (

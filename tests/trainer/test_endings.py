@@ -185,12 +185,11 @@ def test_a_signal_after_the_work_does_not_undo_it(
         os.kill(os.getpid(), signal.SIGTERM)
 
     result = Result(evaluation=EvaluationReport(split="test", rows=6, metrics={"f1": 0.5}))
-    monkeypatch.setattr(launch, "_stage", lambda stage: lambda run, progress: result)
     monkeypatch.setattr(launch, "open_log", lambda *unused: None)
     monkeypatch.setattr(Progress, "close", close)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        code = launch.alone("evaluate", run(volumes))
+        code = launch.alone("evaluate", run(volumes), lambda run, progress: result)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -70,8 +70,7 @@ def _lacks(job: Manifest) -> tuple[str, str]:
         return "SourceFailed", f"{this} has failed: {display.get('reason', '')} A new one of that name is waited for."
     if phase == "Succeeded":
         return "SourceWithoutModel", f"{this} has published no model of ours: name its folder with model.from.uri."
-    done = f", {display['progress']} done" if display.get("progress") else ""
-    return "SourceNotReady", f"{this} is not done yet: {phase or 'Pending'}{done}."
+    return "SourceNotReady", f"{this} is not done yet: {phase or 'Pending'}."
 
 
 def _waiting(reason: str, message: str) -> Standing:
