@@ -28,8 +28,8 @@ from lmops_trainer.log import log
 FILE = "model.pte"
 TRIED = 8
 """Rows that the written program is run on."""
-ALIKE = 0.98
-"""The least cosine between the scores of the program and those of the graph that it was made of."""
+APART = 0.3
+"""How far its scores may be from those of its graph, as a share of how far these are from each other."""
 
 
 def quantize(subject: Subject, how: Quantize, rows: Rows, target: Path, tell: Tell) -> Change:
@@ -76,19 +76,26 @@ def _tried(graph: torch.fx.GraphModule, names: list[str], rows: Rows, target: Pa
     for example in rows.examples:
         [(_, batch)] = Rows(rows.name, rows.task, (example,), rows.collator).batches()
         given = {name: batch.get(name, torch.zeros_like(batch["input_ids"])) for name in names}
-        meant.append(graph(*given.values()).numpy().ravel())
-        said.append(runner.logits({name: values.numpy() for name, values in given.items()}).ravel())
-    alike = _cosine(np.concatenate(said), np.concatenate(meant))
-    log.info("the program beside its graph: cosine %.5f on %d rows", alike, len(rows))
-    if not alike >= ALIKE:
+        meant.append(graph(*given.values()).flatten(0, -2).numpy())
+        scores = runner.logits({name: values.numpy() for name, values in given.items()})
+        said.append(scores.reshape(-1, scores.shape[-1]))
+    apart = _apart(np.concatenate(said), np.concatenate(meant))
+    log.info("the program beside its graph: %.3f apart on %d rows", apart, len(rows))
+    if not apart <= APART:
         raise Refusal(
             "Model",
             "ProgramWrong",
-            f"The ExecuTorch program runs, but says something other than the model: cosine {alike:.3f} on {len(rows)} "
-            "rows.",
+            f"The ExecuTorch program runs, but says something other than the model: it is off by {apart:.0%} on "
+            f"{len(rows)} rows.",
             "Take another method for this architecture.",
         )
 
 
-def _cosine(one: Array, other: Array) -> float:
-    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+def _apart(said: Array, meant: Array) -> float:
+    """The error of scores ([answers, scores each]) as a share of their spread about what is common to all answers.
+
+    Of a model that says nearly the same to everything a twentieth of what it says counts as spread.
+    """
+    common = meant.mean(0) if len(meant) > 1 else meant.mean()
+    spread = max(np.linalg.norm(meant - common), np.linalg.norm(meant) / 20)
+    return float(np.linalg.norm(said - meant) / spread)
