@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 import compressed
+import tuned
 from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
 from lmops_compressor.methods import fp8
@@ -21,7 +22,14 @@ from lmops_compressor.source import Source
 from lmops_trainer.failures import Refusal
 from volumes import told
 
+pytestmark = pytest.mark.slow
 QUERY, SECOND = "bert.encoder.layer.0.attention.self.query", "bert.encoder.layer.1.output.dense"
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Two layers of a real BERT, fine-tuned."""
+    return tuned.classifier(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +40,7 @@ def made(bert: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 def written(source: Source, target: Path, **settings: object) -> tuple[Path, Change]:
     how = Quantize.model_validate({"method": "FP8", **settings})
-    return target, fp8.quantize(compressed.subject(source), how, compressed.reviews(source, 1), target, lambda _: None)
+    return target, fp8.quantize(compressed.subject(source), how, tuned.reviews(source, 1), target, lambda _: None)
 
 
 def test_every_layer_of_the_encoder_becomes_fp8_but_those_that_are_excluded_and_the_heads(bert, made):
@@ -41,7 +49,7 @@ def test_every_layer_of_the_encoder_becomes_fp8_but_those_that_are_excluded_and_
     small = sorted(name.removesuffix(".weight") for name, value in stored.items() if value.dtype == torch.float8_e4m3fn)
     settings = json.loads((folder / "config.json").read_text())["quantization_config"]
 
-    assert (len(small), change.layers, change.step) == (35, 35, "FP8 8 bit")
+    assert (len(small), change.layers, change.step) == (11, 11, "FP8 8 bit")
     assert {name.split(".layer.")[0] for name in small} == {"bert.encoder"}
     assert SECOND not in small
     assert sorted(settings["ignore"]) == [SECOND, "bert.pooler.dense", "classifier"]
@@ -64,7 +72,7 @@ def test_each_output_channel_has_a_scale_of_its_own_and_its_weights_are_right_to
 
 
 def test_plain_transformers_loads_the_folder_and_says_what_the_original_says(bert, made):
-    [(_, batch)] = compressed.reviews(bert, 40).batches(10**6)
+    [(_, batch)] = tuned.reviews(bert, 60, skip=2000).batches(10**6)
     given = {name: values for name, values in batch.items() if name != "labels"}
     model = AutoModelForSequenceClassification.from_pretrained(made[0]).eval()
     with torch.no_grad():
@@ -76,11 +84,12 @@ def test_plain_transformers_loads_the_folder_and_says_what_the_original_says(ber
     )
 
     np.testing.assert_allclose(plain, ours, atol=1e-5)
-    alike = float((ours * original).sum() / np.linalg.norm(ours) / np.linalg.norm(original))
     agreed = float((ours.argmax(1) == original.argmax(1)).mean())
+    x, y = ours - original.mean(0), original - original.mean(0)  # what is common to all would make any two alike
+    alike = float((x * y).sum() / np.linalg.norm(x) / np.linalg.norm(y))
     print(f"cosine {alike:.5f}, agreement {agreed:.3f}, at most {np.abs(ours - original).max():.3f} apart")
     assert alike > 0.995
-    assert np.abs(ours - original).max() > 0  # it is another model
+    assert np.abs(ours - original).max() > 1e-3  # it is another model
     assert agreed >= 0.95
 
 
@@ -88,7 +97,7 @@ def test_channels_of_zeros_stay_zeros(bert, tmp_path):
     subject = compressed.subject(bert)
     with torch.no_grad():
         subject.model.get_submodule(QUERY).weight[:7] = 0
-    fp8.quantize(subject, Quantize(method="FP8"), compressed.reviews(bert, 1), tmp_path, lambda _: None)
+    fp8.quantize(subject, Quantize(method="FP8"), tuned.reviews(bert, 1), tmp_path, lambda _: None)
 
     stored = load_file(tmp_path / "model.safetensors")
     decoded = stored[f"{QUERY}.weight"].float() * stored[f"{QUERY}.weight_scale"]
@@ -119,5 +128,5 @@ def test_an_exclusion_that_fits_no_layer_is_refused(bert, tmp_path):
 def test_a_library_that_leaves_the_weights_alone_is_found_out(bert, tmp_path, monkeypatch):
     monkeypatch.setattr("compressed_tensors.compressors.ModelCompressor.compress_model", lambda *_: None)
 
-    with pytest.raises(Refusal, match="should have changed 36 layers, and has changed 0"):
+    with pytest.raises(Refusal, match="should have changed 12 layers, and has changed 0"):
         written(bert, tmp_path)
