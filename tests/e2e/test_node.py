@@ -62,3 +62,12 @@ def test_the_trainers_image_computes(node: Cluster, namespace: str) -> None:
     program = "import torch, transformers, lmops_trainer.train; print(int(torch.ones(3) @ torch.ones(3)))"
 
     assert ran(node, namespace, pod("trainer", program)).splitlines()[-1] == "3"
+
+
+def test_the_compressors_image_has_the_runtimes_that_its_models_need(node: Cluster, namespace: str) -> None:
+    program = (
+        "import onnxruntime, compressed_tensors, lmops_compressor.methods.mobile, lmops_compressor.methods.fp8; "
+        "from executorch.runtime import Runtime; print(Runtime.get().backend_registry.is_available('XnnpackBackend'))"
+    )
+
+    assert ran(node, namespace, pod("compressor", program)).splitlines()[-1] == "True"
