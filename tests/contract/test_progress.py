@@ -147,7 +147,7 @@ def test_who_is_not_that_pod_is_refused(cluster: Cluster, pod: Pod) -> None:
         (401, invalid),
         (403, "the token was given to no pod\n"),
         (403, "Pod stranger is controlled by no Job or PyTorchJob\n"),
-        (403, f"pod {pod.name} belongs to TrainingJob reviews, and not to other\n"),
+        (403, f"pod {pod.name} belongs to TrainingJob reviews, and not to TrainingJob other\n"),
         (403, f"pod {pod.name} belongs to run reviews-prepare-a0, and not to reviews-train-a0\n"),
         (403, f"pod {pod.name} is in namespace {pod.namespace}, and not in default\n"),
         (200, '{"written": true}'),
