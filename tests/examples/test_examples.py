@@ -174,49 +174,23 @@ FEWER = ("evaluation.rows=200", "evaluation.repeats=5")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("file", "sets", "smaller", "form"),
+    ("file", "smaller"),
     [
-        ("dynamic", (), 3.5, "onnx"),
-        ("static", (), 3.5, "onnx"),
-        ("mixed-precision", (), 3.5, "onnx"),
-        ("mobile", (), 3.0, "executorch"),
-        ("prune-then-quantize", ("steps[0].prune.recovery.steps=5", "accept.maxQualityDrop=0.2"), 4.0, "onnx"),
+        ("dynamic", 3.5),
+        ("static", 3.5),
     ],
 )
-def test_the_classifier_becomes_smaller(
-    beside: Apply, reviews: Ran, file: str, sets: tuple[str, ...], smaller: float, form: str
-):
-    ran = beside(f"compress-reviews/{file}.yaml", *FEWER, *sets)
+def test_the_classifier_becomes_smaller(beside: Apply, reviews: Ran, file: str, smaller: float):
+    ran = beside(f"compress-reviews/{file}.yaml", *FEWER)
     report = ran.status["report"]
 
     assert (ran.code, ran.status["phase"], report["verdict"]) == (0, "Succeeded", "Passed"), ran.printed
     assert ran.status["source"]["digest"] == reviews.status["model"]["digest"]
     assert report["sizeRatio"] > smaller
-    assert report["compressed"]["format"] == form
+    assert report["compressed"]["format"] == "onnx"
     assert report["agreement"]["value"] > 0.85
     assert report["rows"] == 200
     assert {path.name for path in ran.model.iterdir()} >= {"lmops.json", "report.html", "report.json", "config.json"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("file", "smaller"), [("int8", 3.5), ("int4", 5.0)])
-def test_the_language_model_becomes_smaller(beside: Apply, gpt2: Ran, file: str, smaller: float):
-    ran = beside(f"compress-gpt2/{file}.yaml", "evaluation.repeats=5")
-
-    assert (ran.code, ran.status["phase"]) == (0, "Succeeded"), ran.printed
-    assert ran.status["report"]["metric"] == "perplexity"
-    assert ran.status["report"]["sizeRatio"] > smaller
-
-
-@pytest.mark.slow
-def test_a_search_finds_the_smallest_within_the_limits(beside: Apply, reviews: Ran):
-    quick = ("search.trials=3", "search.limits.maxQualityDrop=0.2", "calibration.rows=32")
-    ran = beside("compress-reviews/search.yaml", *FEWER, *quick)
-
-    assert (ran.code, ran.status["phase"]) == (0, "Succeeded"), ran.printed
-    chosen = [trial["method"] for trial in ran.status["search"]["trials"] if trial["outcome"] == "Chosen"]
-    assert chosen == [ran.status["report"]["method"]]
-    assert (ran.status["search"]["combinations"], ran.status["search"]["tried"]) == (6, 3)
 
 
 @pytest.mark.slow
