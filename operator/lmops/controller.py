@@ -62,6 +62,7 @@ class Controller:
             return None
         kind = self.kinds[key.kind]
         if kind.is_settled(owner, self.cache.observed(key), self.settings):
+            self.waiting.pop(key, None)
             self.cache.settle(key)
             return None
         try:

@@ -15,8 +15,6 @@ from lmops.quantization.work import Quantization, sources
 from lmops.settings import Settings
 from lmops.training.work import Training, shared_claims
 
-Reconcile = Callable[[Any, Observed, datetime, Settings], Plan[Any]]
-
 
 def _nothing(resource: Any) -> tuple[Any, ...]:
     return ()

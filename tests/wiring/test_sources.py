@@ -48,6 +48,20 @@ def test_both_come_to_their_end():
     }
 
 
+def test_who_has_failed_waits_for_nobody_any_more():
+    life = Life()
+    excluded = [f"{number:03}-{'x' * 250}" for number in range(64)]
+    steps = [{"prune": {"method": "Magnitude", "exclude": excluded}}] * 7
+    too_large = submit_quantization(life.store, steps=steps)
+    asyncio.run(life.controller.resync())
+    asyncio.run(life.controller.reconcile(too_large))
+    assert life.store.objects[too_large]["status"]["failure"]["reason"] == "SpecTooLarge"
+
+    asyncio.run(life.controller.reconcile(too_large))
+
+    assert life.controller.waiting == {}
+
+
 WHOLE = both().run()
 ENDS = [outcome(WHOLE.store, key) for key in WHOLE.keys]
 

@@ -33,11 +33,10 @@ def _named(kind: str, name: str, jobs: list[Manifest]) -> ResolvedModel | Standi
 
 def _newest(kind: str, wanted: JobReference, jobs: list[Manifest]) -> ResolvedModel | Standing:
     labels = wanted.selector.match_labels.items() if wanted.selector else {}.items()
-    fitting = [job for job in jobs if labels <= job["metadata"].get("labels", {}).items()]
-    ready = [job for job in fitting if _of(job)]
-    if ready:
-        newest = max(ready, key=lambda job: str(job["status"].get("completionTime", "")))
-        return _of(newest) or _waiting(*_lacks(newest))
+    fitting = [job for job in jobs if labels <= (job["metadata"].get("labels") or {}).items()]
+    newest_first = sorted(fitting, key=lambda job: str(job.get("status", {}).get("completionTime", "")), reverse=True)
+    if found := next(filter(None, map(_of, newest_first)), None):
+        return found
     named = ", ".join(f"{key}={value}" for key, value in labels)
     if not fitting:
         return _waiting("SourceMissing", f"There is no {kind} with the labels {named}: apply one in this namespace.")
@@ -67,7 +66,8 @@ def _lacks(job: Manifest) -> tuple[str, str]:
     this, status = f"{job['kind']} {job['metadata']['name']}", job.get("status", {})
     phase, display = status.get("phase"), status.get("display", {})
     if phase == "Failed":
-        return "SourceFailed", f"{this} has failed: {display.get('reason', '')} A new one of that name is waited for."
+        why = str(display.get("reason", "")).rstrip(".")
+        return "SourceFailed", f"{this} has failed: {why}. A new one of that name is waited for."
     if phase == "Succeeded":
         return "SourceWithoutModel", f"{this} has published no model of ours: name its folder with model.from.uri."
     return "SourceNotReady", f"{this} is not done yet: {phase or 'Pending'}."
