@@ -12,8 +12,8 @@ from lmops.api.status import ModelReport
 from lmops_compressor.source import Source
 from lmops_trainer.publish import versions
 
-CARRIED = ("task", "labels", "maxLength", "dataset", "spec", "sample")
-"""What stays true of the model after compression."""
+CARRIED = ("dataset", "spec", "sample")
+"""What the passport of the original says that stays true of the compressed model."""
 
 
 def passport(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from lmops.api import dataset as declared
 from lmops.api.dataset import Dataset, TrainRows
 from lmops.api.trainingjob import TrainingSettings
 from lmops_compressor.source import Source
+from lmops_trainer.data.clean import normalised
 from lmops_trainer.data.examples import examples
 from lmops_trainer.data.rows import Row
 from lmops_trainer.data.sources import rows as read
@@ -63,17 +63,13 @@ class Rows:
 
 def calibration(run: Compression, source: Source) -> Rows:
     """The rows that show a method what flows through the model."""
-    chosen = run.spec.calibration
-    if chosen.from_:
-        return _drawn(_own(chosen.from_, "calibration.from", source), chosen.rows, chosen.seed)
-    prepared = source.prepared(run)
-    if prepared is None:
-        raise _missing("calibration", source)
-    return _drawn(_of_split(prepared, "train", source), chosen.rows, chosen.seed)
+    every, chosen = training(run, source), run.spec.calibration
+    order: Sequence[int] = np.random.default_rng(chosen.seed).permutation(len(every)).tolist()
+    return replace(every, examples=tuple(every.examples[i] for i in order[: chosen.rows]))
 
 
 def training(run: Compression, source: Source) -> Rows:
-    """All rows that a recovery may learn from."""
+    """All rows that calibration draws from, and that a recovery may learn from."""
     if run.spec.calibration.from_:
         return _own(run.spec.calibration.from_, "calibration.from", source)
     prepared = source.prepared(run)
@@ -105,13 +101,14 @@ def _of_split(prepared: Any, split: str, source: Source) -> Rows:
 
 
 def _own(named: declared.Source, where: str, source: Source) -> Rows:
-    """The rows of a source, made into examples as training makes them."""
+    """The rows of a source, made into examples as the model's own job made them, as far as it is known."""
     labelled = source.task == "SequenceClassification"
-    found = read(sources(named), where, labelled=labelled, documents=not labelled)
-    settings = Dataset(train=TrainRows(uri="pvc://none"), max_length=source.max_length)
-    make, made = examples(source.task, TrainingSettings()), []
-    known = found if not labelled else _known(found, source, where)
-    for batch in make(known, source.tokenizer(), settings, TrainingSettings(), source.max_length, source.labels):
+    dataset = source.recipe.dataset if source.recipe else Dataset(train=TrainRows(uri="pvc://none"))
+    settings = source.recipe.training if source.recipe else TrainingSettings()
+    found = (normalised(row, dataset.clean) for row in read(sources(named), where, labelled, documents=not labelled))
+    known = _known(found, source, where) if labelled else found
+    make, made = examples(source.task, settings), list[Example]()
+    for batch in make(known, source.tokenizer(), dataset, settings, source.max_length, source.labels):
         columns = {name: values.to_pylist() for name, values in batch.items() if name != "truncated"}
         made += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if not made:
@@ -134,11 +131,6 @@ def _known(rows: Iterator[Row], source: Source, where: str) -> Iterator[Row]:
 def _made(name: str, source: Source, found: tuple[Example, ...]) -> Rows:
     collator = TASKS[source.task].collator(source.tokenizer(), 42, evaluating=True)
     return Rows(name, source.task, found, collator)
-
-
-def _drawn(rows: Rows, count: int, seed: int) -> Rows:
-    order: Sequence[int] = np.random.default_rng(seed).permutation(len(rows)).tolist()
-    return replace(rows, examples=tuple(rows.examples[i] for i in islice(order, count)))
 
 
 def _missing(section: str, source: Source) -> Refusal:

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from lmops.api import Compression
+from lmops.api.trainingjob import RecipeSpec
 from lmops_trainer import models, uris
 from lmops_trainer.answers import guessed
 from lmops_trainer.data.prepared import MARKER, Prepared
@@ -60,7 +61,8 @@ class Source:
                 "Fine-tune it for one of these tasks first, or set model.task.",
             )
         config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
-        names = [name for _, name in sorted((int(i), name) for i, name in (config.id2label or {}).items())]
+        classes = (config.id2label or {}) if task == "SequenceClassification" else {}
+        names = [name for _, name in sorted((int(i), name) for i, name in classes.items())]
         longest = passport.get("maxLength") or min(models.window(config) or WINDOW, WINDOW)
         return cls(uri, folder, task, names, longest, passport, spec.trust_remote_code)
 
@@ -73,10 +75,14 @@ class Source:
         return saved(self.folder)
 
     @property
+    def recipe(self) -> RecipeSpec | None:
+        """How it was trained, where that was a job of ours."""
+        return RecipeSpec.model_validate(self.passport["spec"]) if "spec" in self.passport else None
+
+    @property
     def metric(self) -> str | None:
         """The metric that its job was after."""
-        named = self.passport.get("spec", {}).get("evaluation", {}).get("metric")
-        return str(named) if named else None
+        return self.recipe.evaluation.metric if self.recipe else None
 
     def prepared(self, run: Compression) -> Prepared | None:
         """The data that it was trained and tested on, where that is still there."""

@@ -61,14 +61,16 @@ MODULES = {
 
 def pruner(method: str) -> Pruner:
     """The method of this name. Libraries are imported by those alone that need them."""
-    found: Any = import_module(f"lmops_compressor.methods.{MODULES[method]}")
-    return found  # type: ignore[no-any-return]
+    return _module(method)  # type: ignore[no-any-return]
 
 
 def quantizer(method: str) -> Quantizer:
     """The method of this name."""
-    found: Any = import_module(f"lmops_compressor.methods.{MODULES[method]}")
-    return found  # type: ignore[no-any-return]
+    return _module(method)  # type: ignore[no-any-return]
+
+
+def _module(method: str) -> Any:
+    return import_module(f"lmops_compressor.methods.{MODULES[method]}")
 
 
 def layers(model: PreTrainedModel, exclude: list[str]) -> dict[str, nn.Module]:

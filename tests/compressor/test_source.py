@@ -1,0 +1,179 @@
+"""The model to compress and its rows: found as its own job left them, or as the user names them; else a sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmops.api.status import ModelReport
+from lmops_compressor import passport, rows
+from lmops_compressor.source import Source
+from lmops_trainer.failures import Refusal
+from lmops_trainer.publish import PASSPORT, fingerprint
+from lmops_trainer.uris import path
+from measuring import Models, run
+from trained import reviews
+
+MODEL = ModelReport(uri="pvc://data/small/1", digest="sha256:" + "1" * 64, size_bytes=1, parameters=1)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield Models(tmp_path_factory.mktemp("models"), monkeypatch)
+
+
+@pytest.fixture
+def copied(models: Models, tmp_path: Path) -> Iterator[str]:
+    """A published classifier that a test may change."""
+    uri, _ = models.of()
+    target = path("pvc://data/copied")
+    shutil.copytree(path(uri), target)
+    yield "pvc://data/copied"
+    shutil.rmtree(target)
+
+
+def edited(uri: str, **changes: Any) -> None:
+    """Changes a model's passport; `None` takes an entry away."""
+    file = path(uri) / PASSPORT
+    said = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({name: value for name, value in said.items() if value is not None}))
+
+
+def refused(uri: str, **spec: Any) -> tuple[str, str, str]:
+    """Class, reason and message of what is said of a run before anything is compressed."""
+
+    def looked_at() -> None:
+        job = run(uri, **spec)
+        source = Source.open(job)
+        rows.calibration(job, source)
+        rows.scored(job, source)
+
+    with pytest.raises(Refusal) as error:
+        looked_at()
+    return error.value.class_, error.value.reason, error.value.message
+
+
+def test_the_rows_are_those_of_the_job_that_made_the_model(models: Models):
+    uri, evaluation = models.of()
+    job = run(uri, calibration={"rows": 8})
+    source = Source.open(job)
+
+    test, drawn, train = rows.scored(job, source), rows.calibration(job, source), rows.training(job, source)
+
+    assert (test.name, len(set(test.rows.tolist()))) == (evaluation.split, evaluation.rows)
+    assert (drawn.name, len(drawn), source.labels) == ("train", 8, ["0", "1"])
+    assert {e["row"] for e in drawn.examples} < {e["row"] for e in train.examples}
+    assert [e["row"] for e in drawn.examples] != sorted(e["row"] for e in drawn.examples)
+    assert rows.calibration(job, source).examples == drawn.examples
+
+
+def test_no_more_rows_are_scored_than_were_asked_for(models: Models):
+    job = run(models.of()[0], evaluation={"rows": 8})
+
+    assert len(set(rows.scored(job, Source.open(job)).rows.tolist())) == 8
+
+
+def test_rows_of_their_own_become_what_training_made_of_such_rows(models: Models):
+    uri, _ = models.of()
+    models.volume.write("same.csv", reviews())
+    job = run(uri, evaluation={"from": {"uri": "pvc://data/same.csv"}})
+    source = Source.open(job)
+
+    own = {tuple(e["input_ids"]): e["label"] for e in rows.scored(job, source).examples}
+
+    trained = rows.training(job, source).examples
+    assert len(trained) > 30
+    assert {tuple(e["input_ids"]): e["label"] for e in trained}.items() <= own.items()
+
+
+def test_they_are_cleaned_as_its_job_cleaned_them(copied: str, models: Models):
+    spec = json.loads((path(copied) / PASSPORT).read_text())["spec"]
+    spec["dataset"]["clean"] = {"markup": "Strip"}
+    edited(copied, spec=spec)
+    models.volume.write("marked.csv", "text,label\n<b>the film</b> was good,1\nthe film was good,1")
+    job = run(copied, evaluation={"from": {"uri": "pvc://data/marked.csv"}})
+
+    marked, plain = (e["input_ids"] for e in rows.scored(job, Source.open(job)).examples)
+
+    assert marked == plain
+
+
+def test_a_folder_that_holds_no_model_is_told_so(models: Models):
+    models.of()
+    path("pvc://data/nothing").mkdir()
+
+    assert refused("pvc://data/nothing")[1:] == (
+        "NotAModel",
+        "pvc://data/nothing is no model: there is no config.json in it; nothing is there.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "class_", "reason", "message"),
+    [
+        (
+            {"format": "onnx"},
+            "Model",
+            "AlreadyQuantized",
+            "pvc://data/copied is a model in the format onnx: what is quantized is not compressed further.",
+        ),
+        (
+            {"task": "BertPreTraining"},
+            "Model",
+            "TaskNotCompressed",
+            "pvc://data/copied is made for BertPreTraining; what is compressed is one of SequenceClassification, "
+            "CausalLM, MaskedLM.",
+        ),
+        (
+            {"dataset": None},
+            "Data",
+            "RowsMissing",
+            "pvc://data/copied does not say where the rows lie that it was trained and tested on, or they are gone.",
+        ),
+        (
+            {"dataset": {"uri": "pvc://data/gone"}},
+            "Data",
+            "RowsMissing",
+            "pvc://data/copied does not say where the rows lie that it was trained and tested on, or they are gone.",
+        ),
+    ],
+)
+def test_what_cannot_be_compressed_is_told_so(
+    copied: str, changes: dict[str, Any], class_: str, reason: str, message: str
+):
+    edited(copied, **changes)
+
+    assert refused(copied) == (class_, reason, message)
+
+
+def test_a_class_that_the_model_does_not_know_is_named_with_its_line(models: Models):
+    uri, _ = models.of()
+    models.volume.write("other.csv", "text,label\nit was good,1\nit was fine,2")
+
+    class_, reason, message = refused(uri, evaluation={"from": {"uri": "pvc://data/other.csv"}})
+
+    assert (class_, reason) == ("Data", "ClassUnknown")
+    assert message.endswith("(evaluation.from) has the class '2'; the model knows 0, 1.")
+    assert "line 3" in message
+
+
+def test_the_passport_says_what_the_model_is_and_where_it_comes_from(models: Models):
+    uri, _ = models.of()
+    report = models.measured(uri)
+    job = run(uri)
+    source, found = Source.open(job), fingerprint(path(uri))
+
+    made = passport.passport(job, source, MODEL, found.files, report)
+
+    before = json.loads((path(uri) / PASSPORT).read_text())
+    assert made["origin"] == {"uri": uri, "digest": before["digest"], "origin": before["origin"]}
+    assert (made["task"], made["labels"], made["maxLength"]) == ("SequenceClassification", ["0", "1"], 16)
+    assert (made["dataset"], made["spec"], made["format"]) == (before["dataset"], before["spec"], "safetensors")
+    assert made["quantizeJob"] == {"name": "smaller", "uid": "q-1"}
+    assert made["compression"]["verdict"] == "Passed"
