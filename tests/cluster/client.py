@@ -17,6 +17,9 @@ from cluster.builds import program
 
 Manifest = dict[str, Any]
 
+BACK_OFF = 120
+"""Seconds within which Kubernetes' own controllers look again at an API server that was away."""
+
 
 class KubectlError(Exception):
     """What kubectl said when it failed."""
@@ -123,8 +126,8 @@ class Cluster:
         self.kubectl("delete", "namespace", name, "--wait=false")
 
     def _wait_for_account(self, namespace: str) -> None:
-        """No pod can be made before the namespace's default ServiceAccount."""
-        end = time.monotonic() + 30
+        """No pod can be made before the namespace's default ServiceAccount. Its maker is slow after an outage."""
+        end = time.monotonic() + BACK_OFF
         while not self.answers("get", "serviceaccount", "default", "-n", namespace):
             if time.monotonic() > end:
                 raise TimeoutError(f"namespace {namespace} has no default ServiceAccount")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from builders import EVALUATION, MODEL, quantizejob, trainingjob
-from cluster.client import Cluster, Manifest
+from cluster.client import BACK_OFF, Cluster, Manifest
 from cluster.controlplane import ControlPlane
 from cluster.operator import Operator
 from cluster.players import Players
@@ -25,7 +25,7 @@ def players(cluster: Cluster, namespace: str) -> Iterator[Players]:
     applied = {**manifest, "metadata": {"name": "reviews"}}
     applied.pop("status")
     cluster.apply(applied, namespace=namespace)
-    yield Players(cluster, namespace, "reviews", patience=120)
+    yield Players(cluster, namespace, "reviews", patience=BACK_OFF)
     cluster.kubectl("delete", "trainingjob", "--all", "-n", namespace, "--wait=false")
 
 
@@ -86,7 +86,7 @@ def test_a_job_that_compresses_waits_for_the_one_that_trains(players: Players) -
         players.run(run, count)
         players.succeed(run, count)
 
-    compressing = Players(players.cluster, where, "small", patience=120, kind="quantizejob")
+    compressing = Players(players.cluster, where, "small", patience=BACK_OFF, kind="quantizejob")
     compressing.run("compress-a0")
     compressing.succeed("compress-a0")
     job = players.cluster.until("quantizejob", "small", lambda job: reason(job) == "Passed", where)
@@ -178,10 +178,10 @@ def children(players: Players, kind: str) -> list[Manifest]:
 def test_a_job_whose_pods_a_quota_refuses_says_so_in_each_stage(cluster: Cluster, namespace: str) -> None:
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     cluster.apply(quota, namespace=namespace)
-    cluster.until("resourcequota", "none", lambda found: "hard" in found.get("status", {}), namespace)
+    cluster.until("resourcequota", "none", lambda found: "hard" in found.get("status", {}), namespace, BACK_OFF)
     manifest = trainingjob().manifest()
     cluster.apply({**manifest, "metadata": {"name": "reviews"}, "status": {}}, namespace=namespace)
-    players = Players(cluster, namespace, "reviews", patience=120)
+    players = Players(cluster, namespace, "reviews", patience=BACK_OFF)
 
     words = "exceeded quota: none, requested: pods=1, used: pods=0, limited: pods=0"
     assert refused(players, "prepare-a0")["status"]["display"]["reason"] == f"FailedCreate: {words}"
@@ -201,4 +201,4 @@ def refused(players: Players, run: str) -> Manifest:
         runs = [row["name"] for row in status.get("runs", ())]
         return f"reviews-{run}" in runs and status["display"]["reason"].startswith("FailedCreate: ")
 
-    return players.cluster.until("trainingjob", "reviews", says, players.namespace, 90)
+    return players.cluster.until("trainingjob", "reviews", says, players.namespace, BACK_OFF)
