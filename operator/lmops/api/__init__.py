@@ -1,8 +1,10 @@
 """The types of the three kinds: one source for the CRDs, the documents of the runtimes, and the words of the docs."""
 
 from lmops.api.job import Job, JobSpec
+from lmops.api.languagemodelservice import LanguageModelService, LanguageModelServiceSpec
 from lmops.api.quantizejob import QuantizeJob, QuantizeJobSpec
-from lmops.api.run import Compression, Ending, Resolved, Result, Run, RunId
+from lmops.api.run import Compression, Ending, LastWords, Resolved, Result, Run, RunId, Serving
+from lmops.api.servicestatus import LanguageModelServiceStatus
 from lmops.api.status import Failure, JobStatus, RunRecord
 from lmops.api.trainingjob import TrainingJob, TrainingJobSpec
 from lmops.api.trainingstatus import TrainingJobStatus
@@ -14,6 +16,10 @@ __all__ = [
     "Job",
     "JobSpec",
     "JobStatus",
+    "LanguageModelService",
+    "LanguageModelServiceSpec",
+    "LanguageModelServiceStatus",
+    "LastWords",
     "QuantizeJob",
     "QuantizeJobSpec",
     "Resolved",
@@ -21,6 +27,7 @@ __all__ = [
     "Run",
     "RunId",
     "RunRecord",
+    "Serving",
     "TrainingJob",
     "TrainingJobSpec",
     "TrainingJobStatus",

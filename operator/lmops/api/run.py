@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lmops.api.base import Line, Model, Report
+from lmops.api.base import Line, Model, Report, Text, Word
 from lmops.api.compressionreport import CompressionReport, SearchReport
+from lmops.api.languagemodelservice import ServedTask, ServerSpec
 from lmops.api.quantizejob import QuantizeJobSpec
 from lmops.api.reference import ResolvedModel
 from lmops.api.status import Failure, ModelReport, Stage
@@ -43,15 +44,19 @@ class Resolved(Model):
 class Document(Model):
     """All that a runtime is told."""
 
-    run: RunId
-    """Which run this is."""
-
     def document(self) -> str:
         """The one argument of the runtime. Kubernetes expands `$(X)` in arguments, so every `$` is escaped."""
         return self.model_dump_json(by_alias=True, exclude_none=True).replace("$", "\\u0024")
 
 
-class Run(Document):
+class RunDocument(Document):
+    """All that one run of a job is told."""
+
+    run: RunId
+    """Which run this is."""
+
+
+class Run(RunDocument):
     """One run of one stage of a TrainingJob."""
 
     spec: RecipeSpec
@@ -60,13 +65,54 @@ class Run(Document):
     """What earlier stages have made."""
 
 
-class Compression(Document):
+class Compression(RunDocument):
     """One run of a QuantizeJob."""
 
     spec: QuantizeJobSpec
     """The job's spec."""
     source: ResolvedModel
     """The model to compress."""
+
+
+class ServiceId(Model):
+    """Which service this is."""
+
+    name: Line
+    """Its name, and that of its model in requests."""
+    namespace: Line
+    """Its namespace."""
+    uid: Line
+    """Its UID."""
+
+
+class ModelToServe(Model):
+    """The model that a replica has from its start to its end."""
+
+    uri: Text
+    """Its folder, or its place on the hub."""
+    digest: Word | None = None
+    """What its files must sum up to."""
+    task: ServedTask | None = None
+    """What it does, where its passport or configuration is not to decide that."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run."""
+
+
+class Serving(Document):
+    """All that a replica of a LanguageModelService is told. What would not change its answers is left out.
+
+    Its environment says the rest: it listens on `LMOPS_HOST` (all addresses) and `LMOPS_PORT` (8080); each file in the
+    folder `LMOPS_API_KEYS`, where that is set, holds a key; models lie below `LMOPS_VOLUMES`; its `LastWords` go to
+    `LMOPS_TERMINATION_LOG`. It answers `/v2/health/live` from its start, `/v2/health/ready` once the model is loaded,
+    and tells its metrics at `/metrics`. After SIGTERM it is not ready, and finishes what it has begun.
+    """
+
+    service: ServiceId
+    """Which service this is."""
+    spec: ServerSpec
+    """What the server goes by."""
+    model: ModelToServe
+    """The model to serve."""
 
 
 class Result(Report):
@@ -95,8 +141,15 @@ class Stopped(Report):
     """The step whose checkpoint was saved."""
 
 
-class Ending(Report):
-    """The termination message, at most 4 KiB: a result, a failure, or an orderly stop."""
+class LastWords(Report):
+    """The termination message of a server, at most 4 KiB."""
+
+    failure: Failure | None = None
+    """Why it could not go on."""
+
+
+class Ending(LastWords):
+    """The termination message of a run: a result, a failure, or an orderly stop."""
 
     stage: Stage
     """The stage that ended."""
@@ -104,8 +157,6 @@ class Ending(Report):
     """The attempt that ended."""
     result: Result | None = None
     """What it made."""
-    failure: Failure | None = None
-    """Why it failed."""
     stopped: Stopped | None = None
     """That it was asked to stop."""
     checkpoint: int | None = None

@@ -1,0 +1,75 @@
+"""What a LanguageModelService reports back: the model that answers, the one that follows, its replicas and its trouble."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lmops.api.base import Cell, Condition, Line, Report, Text, Time
+from lmops.api.reference import ResolvedModel
+from lmops.api.status import Failure
+
+ServicePhase = Literal["Pending", "Starting", "Serving", "RollingOut", "Degraded", "Failed"]
+
+
+class Replicas(Report):
+    """The server's processes."""
+
+    wanted: Annotated[int, Field(ge=0)] = 0
+    """How many there should be now."""
+    ready: Annotated[int, Field(ge=0)] = 0
+    """How many answer, whichever model they have."""
+    updated: Annotated[int, Field(ge=0)] = 0
+    """How many answer with the newest model and settings."""
+
+
+class RolloutReport(Report):
+    """The way of the latest model to those who ask."""
+
+    state: Literal["InProgress", "AwaitingApproval", "Complete", "Failed"]
+    """InProgress: replicas with it start. AwaitingApproval: `model.digest` has to name it first. Failed: they do not come up."""
+    model: ResolvedModel
+    """The model that is on its way, or has come."""
+    started_at: Time | None = None
+    """When it was first wanted."""
+    completed_at: Time | None = None
+    """When all replicas had it."""
+    message: Text = ""
+    """What it waits for, or why it failed."""
+
+
+class ServiceDisplay(Report):
+    """What `kubectl get` shows where a path into the status would not do."""
+
+    model: Line = ""
+    """The model that answers: the beginning of its digest, or its place."""
+    replicas: Line = ""
+    """Replicas that answer, of those wanted."""
+    reason: Cell = ""
+    """What is going on, or what went wrong."""
+
+
+class LanguageModelServiceStatus(Report):
+    """What was last observed of a service."""
+
+    phase: ServicePhase | None = None
+    """Where the service stands, in one word."""
+    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    """Accepted, Ready, Progressing, Degraded; Reconciling and Stalled for tools that wait."""
+    observed_generation: int | None = None
+    """The generation of the spec that this status speaks of."""
+    display: ServiceDisplay = ServiceDisplay()
+    """What `kubectl get` shows."""
+    url: Line | None = None
+    """Where it answers."""
+    model: ResolvedModel | None = None
+    """The model that answers."""
+    replicas: Replicas = Replicas()
+    """The server's processes."""
+    rollout: RolloutReport | None = None
+    """The way of the latest model to those who ask."""
+    history: Annotated[list[ResolvedModel], Field(max_length=10)] = []
+    """The models that have answered, the latest last: `model.digest` leads back to any of them."""
+    failure: Failure | None = None
+    """What is wrong with its pods now."""
