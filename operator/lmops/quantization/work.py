@@ -15,7 +15,7 @@ from lmops.jobs.policies import fits
 from lmops.jobs.work import Standing, Work
 from lmops.parts import Program, claims, limits, offline, progress_url, threads
 from lmops.plan import Observed, Ref
-from lmops.quantization import source
+from lmops.references import Waiting, jobs_of, resolved
 
 
 class Quantization(Work[QuantizeJob]):
@@ -44,8 +44,10 @@ class Quantization(Work[QuantizeJob]):
         """The work with its source written down, once that is there."""
         if self.job.status.source:
             return self
-        found = source.resolved(self.job.spec.model.from_, observed.sources)
-        return found if isinstance(found, Standing) else self.having(source=found)
+        found = resolved(self.job.spec.model.from_, observed.sources)
+        if isinstance(found, Waiting):
+            return Standing("Pending", *found, display=": ".join(found))
+        return self.having(source=found)
 
     def program(self, stage: Stage, attempt: int) -> Program:
         """What the pod of an attempt runs."""
@@ -88,11 +90,7 @@ class Quantization(Work[QuantizeJob]):
 
 def sources(job: QuantizeJob) -> tuple[Ref, ...]:
     """The job whose model it waits for, or all jobs of a kind; none once it has found its model."""
-    reference = source.reference(job.spec.model.from_)
-    if reference is None or job.status.source:
-        return ()
-    kind, wanted = reference
-    return (Ref(kind, wanted.name or ""),)
+    return () if job.status.source else jobs_of(job.spec.model.from_)
 
 
 def document(job: QuantizeJob, model: ResolvedModel, attempt: int) -> str:
