@@ -49,6 +49,10 @@ class FakeCluster:
     async def create(self, manifest: Manifest) -> Manifest:
         return self._answer("create", manifest["kind"], lambda: self.store.create(manifest, MANAGER))
 
+    async def apply(self, manifest: Manifest) -> Manifest:
+        name = (manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        return self._answer("apply", manifest["kind"], lambda: self.store.apply(name, manifest, MANAGER, force=True))
+
     async def replace(self, manifest: Manifest) -> Manifest:
         return self._answer("replace", manifest["kind"], lambda: self.store.replace(manifest, manager=MANAGER))
 

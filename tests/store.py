@@ -91,6 +91,9 @@ class Store:
 
     def apply(self, name: Name, intent: Manifest, manager: str, force: bool = False) -> Manifest:
         """A server-side apply: what this manager no longer says goes, and what another one says is a conflict."""
+        expected = intent["metadata"].get("uid")
+        if expected and expected != self.objects.get(name, {}).get("metadata", {}).get("uid"):
+            raise RefusedError(409, "Conflict", f"uid mismatch: the provided object specified uid {expected}")
         if name not in self.objects:
             uid = self._uid()
             self._own(intent, {}, uid, (manager, "Apply"))

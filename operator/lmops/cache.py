@@ -252,7 +252,15 @@ def _is_of(pod: Manifest, children: list[Manifest], uid: str) -> bool:
     held = [child for child in children if child["metadata"]["name"] == run]
     if not held:
         return any(owner.get("name", run) == run for owner in owners(pod))
-    return any(controller(pod) == child["metadata"]["uid"] and controller(child) == uid for child in held)
+    return any(_controls(child, pod) and controller(child) == uid for child in held)
+
+
+def _controls(child: Manifest, pod: Manifest) -> bool:
+    """Whether a child's controller has made a pod; an InferenceService does by a Deployment and its ReplicaSets."""
+    if child["kind"] != "InferenceService":
+        return bool(controller(pod) == child["metadata"]["uid"])
+    between = f"{child['metadata']['name']}-predictor-"
+    return any(owner.get("name", "").startswith(between) for owner in owners(pod))
 
 
 def _is_older(manifest: Manifest, known: Manifest) -> bool:

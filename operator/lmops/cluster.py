@@ -53,6 +53,8 @@ class Resource(NamedTuple):
 RESOURCES = {
     "TrainingJob": Resource("lmops.dev/v1alpha1", "trainingjobs"),
     "QuantizeJob": Resource("lmops.dev/v1alpha1", "quantizejobs"),
+    "LanguageModelService": Resource("lmops.dev/v1alpha1", "languagemodelservices"),
+    "InferenceService": Resource("serving.kserve.io/v1beta1", "inferenceservices"),
     "PyTorchJob": Resource("kubeflow.org/v1", "pytorchjobs"),
     "Job": Resource("batch/v1", "jobs"),
     "Pod": Resource("v1", "pods"),
@@ -119,6 +121,9 @@ class Cluster(Protocol):
     async def create(self, manifest: Manifest) -> Manifest:
         """A new object, as the server keeps it."""
 
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """An object, as the server keeps it, whose fields are those written here, and those that others have set."""
+
     async def replace(self, manifest: Manifest) -> Manifest:
         """An object in place of the version that it carries."""
 
@@ -159,6 +164,12 @@ class Kubernetes:
     async def create(self, manifest: Manifest) -> Manifest:
         path = RESOURCES[manifest["kind"]].path(manifest["metadata"].get("namespace", ""))
         return await self._ask("POST", path, manifest, query=[("fieldManager", MANAGER)])
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        metadata = manifest["metadata"]
+        path = RESOURCES[manifest["kind"]].path(metadata["namespace"], metadata["name"])
+        query = [("fieldManager", MANAGER), ("force", "true")]
+        return await self._ask("PATCH", path, manifest, query=query, content_type="application/apply-patch+yaml")
 
     async def document(self, path: str) -> Manifest:
         return await self._ask("GET", path, accept="application/json, application/jwk-set+json")

@@ -82,7 +82,7 @@ class Controller:
             return 0
         if refused:
             raise NotCreatedError(next(iter(refused.values())))
-        if self.refused.pop(key, None) is not None and plan.create:
+        if self.refused.pop(key, None) is not None and (plan.create or plan.apply):
             return 0  # what was refused is there now: the status still says why it was not
         if self.cache.doubtful.get(key):  # a child that no watch shows any more is looked at from time to time
             return min(UNWATCHED, plan.again.total_seconds() if plan.again else UNWATCHED)
@@ -186,7 +186,7 @@ class Controller:
         Then what is to go, what is to come, and the events. Returns what the server would not create.
         """
         told = await self._tell(key, owner, plan.status.manifest())
-        if not told and (plan.create or plan.delete):
+        if not told and (plan.create or plan.apply or plan.delete):
             await self._confirm(key, owner)
         for ref in plan.delete:
             await self._delete(key, ref, observed)
@@ -196,6 +196,9 @@ class Controller:
                 refused[Ref.of(manifest)] = refusal
             else:
                 news.append(created(manifest))
+        for manifest in plan.apply:
+            if refusal := await self._apply(key, owner, manifest):
+                refused[Ref.of(manifest)] = refusal
         for event in news:
             await events.post(self.cluster, owner, event, self.now())
         return refused
@@ -228,10 +231,22 @@ class Controller:
         except RefusedError as refusal:
             if refusal.is_taken:
                 return await self._is_ours(key, owner, ref)
-            if refusal.status >= 500 or refusal.status in (400, 403, 404, 422):
-                return Refusal(refusal.reason, _explained(ref, refusal), refusal.is_final, refusal.retry_after)
-            raise
+            return _told(ref, refusal)
         log.info("%s: created %s %s", key, *ref, extra={"resource": key._asdict()})
+        return None
+
+    async def _apply(self, key: Key, owner: Manifest, manifest: Manifest) -> Refusal | None:
+        """Writes a child as it should be. What has its name and was not seen as ours is looked at first."""
+        ref = Ref.of(manifest)
+        try:
+            if "uid" not in manifest["metadata"] and (found := await self._read(ref.kind, key.namespace, ref.name)):
+                if refusal := _held_by_another(key, owner, ref, found):
+                    return refusal
+                manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": found["metadata"]["uid"]}}
+            self.cache.take(await self.cluster.apply(manifest))
+        except RefusedError as refusal:
+            return _told(ref, refusal)
+        log.info("%s: wrote %s %s", key, *ref, extra={"resource": key._asdict()})
         return None
 
     async def _is_ours(self, key: Key, owner: Manifest, ref: Ref) -> Refusal | None:
@@ -239,17 +254,10 @@ class Controller:
         found = await self._read(ref.kind, key.namespace, ref.name)
         if found is None:
             return Refusal("Leaving", f"{ref.kind} {ref.name} has just been deleted.")
-        metadata = found["metadata"]
-        holder: Manifest = next((o for o in metadata.get("ownerReferences", ()) if o.get("controller")), {})
-        if holder.get("uid") == owner["metadata"]["uid"]:
-            self.cache.take_as(key, found)
-            return None
-        if "deletionTimestamp" in metadata or (holder.get("kind"), holder.get("name")) == (key.kind, key.name):
-            return Refusal("Leaving", f"{ref.kind} {ref.name} of an earlier {key.kind} {key.name} is still leaving.")
-        return Refusal(
-            "NameConflict",
-            f"{ref.kind} {ref.name} is there already and is not ours: delete it, or give the {key.kind} another name.",
-        )
+        if refusal := _held_by_another(key, owner, ref, found):
+            return refusal
+        self.cache.take_as(key, found)
+        return None
 
     async def _delete(self, key: Key, ref: Ref, observed: Observed) -> None:
         child = observed.children.get(ref)
@@ -310,6 +318,27 @@ def unreadable(owner: Manifest, error: ValidationError, now: datetime) -> Manife
     return {**status, "conditions": [refused, *others], "display": shown, "observedGeneration": generation}
 
 
+def _held_by_another(key: Key, owner: Manifest, ref: Ref, found: Manifest) -> Refusal | None:
+    """Why an object of a name that we wanted is not ours; `None` where it is."""
+    metadata = found["metadata"]
+    holder: Manifest = next((o for o in metadata.get("ownerReferences", ()) if o.get("controller")), {})
+    if holder.get("uid") == owner["metadata"]["uid"]:
+        return None
+    if "deletionTimestamp" in metadata or (holder.get("kind"), holder.get("name")) == (key.kind, key.name):
+        return Refusal("Leaving", f"{ref.kind} {ref.name} of an earlier {key.kind} {key.name} is still leaving.")
+    return Refusal(
+        "NameConflict",
+        f"{ref.kind} {ref.name} is there already and is not ours: delete it, or give the {key.kind} another name.",
+    )
+
+
+def _told(ref: Ref, refusal: RefusedError) -> Refusal:
+    """A refusal that is told to the owner of a resource; any other is raised."""
+    if refusal.status >= 500 or refusal.status in (400, 403, 404, 422):
+        return Refusal(refusal.reason, _explained(ref, refusal), refusal.is_final, refusal.retry_after)
+    raise refusal
+
+
 def _line(status: Manifest) -> str:
     """A status in a line of the log: its reason, or its phase where there is none; both where a job has failed."""
     phase, reason = status.get("phase", ""), status.get("display", {}).get("reason", "")
@@ -320,6 +349,8 @@ def _explained(ref: Ref, refusal: RefusedError) -> str:
     """A refusal in a sentence that says what to do."""
     if refusal.status == 404 and ref.kind == "PyTorchJob":
         return "PyTorchJobs are unknown here: install Kubeflow's training operator (1.9)."
+    if refusal.status == 404 and ref.kind == "InferenceService":
+        return "InferenceServices are unknown here: install KServe (0.20)."
     if refusal.status == 403 and "exceeded quota" in refusal.message:
         return f"{ref.kind} {ref.name} does not fit the namespace's quota: {refusal.message}"
     return f"Kubernetes refused {ref.kind} {ref.name}: {refusal.message}"

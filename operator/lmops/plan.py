@@ -100,10 +100,11 @@ class Observed:
 
 @dataclass(frozen=True)
 class Plan(Generic[Status]):
-    """What to create once, what to delete in the foreground, the new status, its events, and when to look again."""
+    """What to create once, to keep as written and to delete; the new status, its events, and when to look again."""
 
     status: Status
     create: tuple[Manifest, ...] = ()
+    apply: tuple[Manifest, ...] = ()
     delete: tuple[Ref, ...] = ()
     events: tuple[Event, ...] = ()
     again: timedelta | None = None

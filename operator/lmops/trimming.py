@@ -15,7 +15,9 @@ OWNER = ("name", "uid", "controller")
 
 
 def trimmed(manifest: Manifest) -> Manifest:
-    """A child or a pod without what no reconcile reads."""
+    """A child or a pod without what no reconcile reads. What is kept as written is read as it was written."""
+    if manifest["kind"] in KEPT_AS_WRITTEN:
+        return _without_managers(manifest)
     metadata, spec = manifest["metadata"], manifest.get("spec", {})
     kept = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
     references = [{part: owner[part] for part in OWNER if part in owner} for owner in owners(manifest)]
@@ -35,22 +37,37 @@ def trimmed(manifest: Manifest) -> Manifest:
     }
 
 
+KEPT_AS_WRITTEN = ("InferenceService",)
+
+
+def _without_managers(manifest: Manifest) -> Manifest:
+    """A child that was applied. Its controller's counters are left out."""
+    metadata = {name: value for name, value in manifest["metadata"].items() if name != "managedFields"}
+    status = {name: manifest.get("status", {}).get(name) for name in ("conditions", "address")}
+    told = {name: value for name, value in status.items() if value}
+    return {"kind": manifest["kind"], "metadata": metadata, "spec": manifest["spec"], "status": told}
+
+
 SPEAKING = ("PodScheduled", "DisruptionTarget")
-"""The conditions of a pod that tell why it waits or went; the others only follow its phase."""
+"""The conditions of a pod that tell why it waits or went; the others only follow its phase, but where it serves."""
 
 
 def _trimmed_status(manifest: Manifest) -> Json:
     """What a plan is made of. Counters and heartbeats of controllers are left out: they would wake us for nothing."""
     status = manifest.get("status", {})
     is_pod = manifest["kind"] == "Pod"
+    serves = (manifest["metadata"].get("labels") or {}).get(f"{GROUP}/stage") == "serve"
+    speaking = (*SPEAKING, "Ready") if serves else SPEAKING
     told = ("type", "status", "reason", "message", "lastTransitionTime")
     conditions = [
         {name: condition[name] for name in told if name in condition}
         for condition in status.get("conditions") or ()
-        if not is_pod or condition["type"] in SPEAKING
+        if not is_pod or condition["type"] in speaking
     ]
     slim = {name: status[name] for name in ("phase", "reason", "message") if name in status}
-    containers = [{"state": main.get("state", {})}] if (main := _main_container(manifest)) else []
+    parts = ("state", "lastState") if serves else ("state",)  # a run's container never starts again
+    main = _main_container(manifest)
+    containers = [{part: main.get(part) or {} for part in parts}] if main else []
     return {
         **slim,
         **({"conditions": conditions} if conditions else {}),
