@@ -8,7 +8,7 @@ from typing import Any
 
 from lmops.api import Ending, Job, QuantizeJob, TrainingJob
 from lmops.api.status import Stage
-from lmops.kinds import KINDS
+from lmops.kinds import JOBS, KINDS
 from lmops.plan import Manifest, Observed, Plan, Ref
 from lmops.settings import Settings
 
@@ -46,7 +46,7 @@ def reconcile(job: Job, observed: Observed, now: datetime, settings: Settings) -
 
 def manifest(job: Job, stage: Stage, attempt: int, settings: Settings) -> Manifest:
     """The child that runs an attempt."""
-    return KINDS[job.kind].work(job, settings).manifest(stage, attempt)
+    return JOBS[job.kind](job, settings).manifest(stage, attempt)
 
 
 def trainingjob(name: str = "reviews", status: dict[str, Any] | None = None, **spec: Any) -> TrainingJob:

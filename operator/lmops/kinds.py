@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from lmops.api import crd
-from lmops.jobs.reconcile import is_settled, reconcile
+from lmops.jobs import reconcile as jobs
 from lmops.jobs.runs import expected
 from lmops.jobs.work import AnyWork
 from lmops.plan import Manifest, Observed, Plan, Ref
 from lmops.quantization.work import Quantization, sources
+from lmops.serving import reconcile as serving
+from lmops.serving.following import sources as followed
 from lmops.settings import Settings
 from lmops.training.work import Training, shared_claims
 
@@ -24,33 +26,50 @@ class Kind(NamedTuple):
     """What is needed to run a kind."""
 
     form: crd.Kind
-    work: Callable[[Any, Settings], AnyWork]
-    """What only this kind knows of one of its jobs."""
     children: tuple[str, ...]
     """The kinds that it creates."""
+    reconcile: Callable[[Any, Observed, datetime, Settings], Plan[Any]]
+    """What to do with a resource."""
+    expected: Callable[[Any, Settings], tuple[Ref, ...]]
+    """The children that its status says are there."""
+    is_settled: Callable[[Manifest, Observed, Settings], bool] = lambda resource, observed, settings: False
+    """Whether nothing will happen any more, told from the bare manifest: most resources of a cluster have ended."""
     claims: Callable[[Any], tuple[str, ...]] = _nothing
     """The claims whose access modes a resource wants to know."""
     sources: Callable[[Any], tuple[Ref, ...]] = _nothing
     """The resources of its namespace that one waits for; without a name all of a kind."""
-    reports: frozenset[str] = frozenset({"progress", "metrics", "display"})
+    reports: frozenset[str] = frozenset()
     """The fields of its status that others write, and no reconcile waits for."""
-
-    def reconcile(self, resource: Any, observed: Observed, now: datetime, settings: Settings) -> Plan[Any]:
-        """What to do."""
-        return reconcile(self.work(resource, settings), observed, now)
-
-    def expected(self, resource: Any, settings: Settings) -> tuple[Ref, ...]:
-        """The children that its status says are there."""
-        return expected(self.work(resource, settings))
-
-    def is_settled(self, resource: Manifest, observed: Observed, settings: Settings) -> bool:
-        """Whether nothing will happen any more, told from the bare manifest: most resources of a cluster have ended."""
-        return is_settled(resource, observed, settings)
 
 
 _FORMS = {form.model.__name__: form for form in crd.KINDS}
 
+JOBS: Mapping[str, Callable[[Any, Settings], AnyWork]] = {"TrainingJob": Training, "QuantizeJob": Quantization}
+"""The kinds that come to an end, and what only each of them knows of its jobs."""
+
+
+def _job(name: str, children: tuple[str, ...], **more: Any) -> Kind:
+    """The row of a kind of jobs: they are all moved from stage to stage alike."""
+    work = JOBS[name]
+    return Kind(
+        _FORMS[name],
+        children,
+        reconcile=lambda job, observed, now, settings: jobs.reconcile(work(job, settings), observed, now),
+        expected=lambda job, settings: expected(work(job, settings)),
+        is_settled=jobs.is_settled,
+        reports=frozenset({"progress", "metrics", "display"}),
+        **more,
+    )
+
+
 KINDS: dict[str, Kind] = {
-    "TrainingJob": Kind(_FORMS["TrainingJob"], Training, children=("Job", "PyTorchJob"), claims=shared_claims),
-    "QuantizeJob": Kind(_FORMS["QuantizeJob"], Quantization, children=("Job",), sources=sources),
+    "TrainingJob": _job("TrainingJob", ("Job", "PyTorchJob"), claims=shared_claims),
+    "QuantizeJob": _job("QuantizeJob", ("Job",), sources=sources),
+    "LanguageModelService": Kind(
+        _FORMS["LanguageModelService"],
+        ("InferenceService",),
+        reconcile=serving.reconcile,
+        expected=serving.expected,
+        sources=followed,
+    ),
 }

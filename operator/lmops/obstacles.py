@@ -57,7 +57,8 @@ class Obstacles:
 
     def _lacking(self, held: bool, longer_than: timedelta) -> Iterator[tuple[Key, Manifest]]:
         """The children that have fewer pods than they want for so long."""
-        for key, child, pods in self.cache.children():
+        jobs = (row for row in self.cache.children() if row[1]["kind"] in WORDS)
+        for key, child, pods in jobs:
             if pods < wanted_pods(child) and is_held(child) == held and not end_of(child):
                 born = child["metadata"].get("creationTimestamp")
                 if born and self.now() - datetime.fromisoformat(born) >= longer_than:

@@ -71,10 +71,14 @@ def reaches_hub(spec: Model) -> bool:
     return any(text.startswith("hf://") for text in _strings(spec.manifest()))
 
 
+def hub(spec: Model) -> dict[str, str]:
+    """Nothing of the Hugging Face hub is asked for unless a spec names it."""
+    return {} if reaches_hub(spec) else {"HF_HUB_OFFLINE": "1"}
+
+
 def offline(spec: Model) -> dict[str, str]:
-    """What a runtime of ours is told: offline unless its spec names the hub, and that it reports by itself."""
-    told = {} if reaches_hub(spec) else {"HF_HUB_OFFLINE": "1"}
-    return {**told, "DISABLE_KUBEFLOW_INTEGRATION": "TRUE"}
+    """What a run of ours is told: offline unless its spec names the hub, and that it reports by itself."""
+    return {**hub(spec), "DISABLE_KUBEFLOW_INTEGRATION": "TRUE"}
 
 
 def progress_url(plural: str, owner: ObjectMeta, run: str, settings: Settings) -> dict[str, str]:
@@ -132,6 +136,10 @@ class Program:
     """What it is promised, and may go beyond."""
     claims: list[str] = field(default_factory=list)
     """The volumes it finds at `/volumes/<claim>`."""
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Secrets whose keys it finds as files, by the folder."""
+    serving: Manifest = field(default_factory=dict)
+    """Where it listens, and how it is asked whether it is well: further fields of its container."""
     is_ours: bool = True
     """Whether it writes nowhere but where it was told: a user's own image may need its root."""
 
@@ -168,6 +176,9 @@ def pod_template(program: Program, labels: dict[str, str], pod: PodSettings, set
     claims = [
         {"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": claim}} for i, claim in enumerate(program.claims)
     ]
+    secrets = [
+        {"name": f"secret-{i}", "secret": {"secretName": secret}} for i, secret in enumerate(program.secrets.values())
+    ]
     return {
         "metadata": {
             "labels": {**pod.labels, **labels},
@@ -184,6 +195,7 @@ def pod_template(program: Program, labels: dict[str, str], pod: PodSettings, set
                 {"name": "scratch", "emptyDir": {"sizeLimit": settings.scratch}},
                 {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}},
                 *claims,
+                *secrets,
             ],
         },
     }
@@ -210,7 +222,12 @@ def _container(program: Program, pod: PodSettings) -> Manifest:
             {"name": "scratch", "mountPath": SCRATCH},
             {"name": "shared-memory", "mountPath": "/dev/shm"},
             *({"name": f"claim-{i}", "mountPath": f"{VOLUMES}/{claim}"} for i, claim in enumerate(program.claims)),
+            *(
+                {"name": f"secret-{i}", "mountPath": folder, "readOnly": True}
+                for i, folder in enumerate(program.secrets)
+            ),
         ],
+        **program.serving,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": False,

@@ -37,6 +37,8 @@ class Settings(Model):
     """The image of prepare, train and evaluate."""
     compressor_image: str = "lmops-compressor:dev"
     """The image of compress."""
+    server_image: str = "lmops-server:dev"
+    """The image of services."""
     progress_url: str = ""
     """Where pods post their progress; `/namespaces/<ns>/<jobs>/<job>/runs/<run>` is added. Empty: the Service."""
     progress_ca: str = ""

@@ -94,6 +94,7 @@ OUTPUT = {"output": {"uri": "pvc://models/smaller"}}
 BASES: dict[str, Fields] = {
     "TrainingJob": {**model(), **data(), "output": {"uri": "pvc://models/reviews"}},
     "QuantizeJob": {"model": {"from": FOLDER}, "steps": [{"quantize": {"method": "Dynamic"}}], **OUTPUT},
+    "LanguageModelService": {"model": {"from": FOLDER}},
 }
 """A spec of each kind that nothing is wrong with."""
 
@@ -120,15 +121,15 @@ TRAINING = [
     ),
     Case(
         "pod",
-        "labels that begin with lmops.dev/, training.kubeflow.org/, batch.kubernetes.io/, kueue.x-k8s.io/"
-        " are set by controllers",
+        "labels that begin with lmops.dev/, training.kubeflow.org/, batch.kubernetes.io/, kueue.x-k8s.io/,"
+        " serving.kserve.io/ are set by controllers",
         {"pod": {"labels": {"team": "nlp", "x.example/lmops.dev": "a"}}},
         {"pod": {"labels": {"team": "nlp", "lmops.dev/job": "other"}}},
     ),
     Case(
         "pod",
-        "annotations that begin with lmops.dev/, training.kubeflow.org/, batch.kubernetes.io/, kueue.x-k8s.io/"
-        " are set by controllers",
+        "annotations that begin with lmops.dev/, training.kubeflow.org/, batch.kubernetes.io/, kueue.x-k8s.io/,"
+        " serving.kserve.io/ are set by controllers",
         {"pod": {"annotations": {"sidecar.istio.io/inject": "false"}}},
         {"pod": {"annotations": {"kueue.x-k8s.io/podset": "x"}}},
     ),
@@ -387,8 +388,51 @@ QUANTIZATION = [
     Case("accept", LIMITS, {"accept": {"minAgreement": 0.9}}, {"accept": {"confidence": 0.95}}),
     *(case for case in TRAINING if case.place in ("pod", "pod.env[0]", "workspace.uri", "output.uri")),
 ]
-CASES = [*TRAINING, *(case._replace(kind="QuantizeJob") for case in QUANTIZATION)]
+DIGEST = f"sha256:{'0' * 64}"
 
+
+def served(uri: str, **fields: Any) -> Fields:
+    """A model section with a model at this place."""
+    return {"model": {"from": {"uri": uri}, **fields}}
+
+
+def scaling(**fields: Any) -> Fields:
+    """A scaling section."""
+    return {"scaling": fields}
+
+
+SERVICE = [
+    *(case for case in QUANTIZATION if case.place.startswith("model.from") or case.place.startswith("pod")),
+    Case(
+        "model",
+        "digest pins a model of ours: pin one of the hub by its revision, as in hf://owner/name@revision",
+        served("pvc://models/minilm", digest=DIGEST),
+        served("hf://owner/name", digest=DIGEST),
+    ),
+    Case(
+        "scaling",
+        "maxReplicas is below minReplicas",
+        scaling(minReplicas=2, maxReplicas=2),
+        scaling(minReplicas=2, maxReplicas=1),
+    ),
+    *(
+        Case(
+            "scaling",
+            f"{field} goes with maxReplicas: without it the number of replicas is fixed",
+            scaling(maxReplicas=2, **{field: value}),
+            scaling(minReplicas=2, **{field: value}),
+        )
+        for field, value in (("metric", "Memory"), ("target", 60))
+    ),
+]
+CASES = [
+    *TRAINING,
+    *(case._replace(kind="QuantizeJob") for case in QUANTIZATION),
+    *(case._replace(kind="LanguageModelService") for case in SERVICE),
+]
+
+JOBS = ("TrainingJob", "QuantizeJob")
+"""The kinds whose spec cannot change."""
 EDITS: dict[tuple[str, str], Fields] = {
     ("TrainingJob", "model"): model(task="CausalLM"),
     ("TrainingJob", "dataset"): data(maxLength=64),
@@ -406,7 +450,7 @@ EDITS: dict[tuple[str, str], Fields] = {
     ("QuantizeJob", "resources"): {"resources": {"perNode": {"cpu": 2}}},
     **{
         (kind, field): {field: value}
-        for kind in BASES
+        for kind in JOBS
         for field, value in {
             "workspace": {"uri": "pvc://work/a"},
             "retry": {"restarts": 0},

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.cases import BASES, BEFORE, CASES, EDITS, MISFORMED, Case, Fields, data, resource, train
+from api.cases import BEFORE, CASES, EDITS, JOBS, MISFORMED, Case, Fields, data, resource, train
 from builders import trainingjob
 from lmops.api import Resolved, Run, RunId
 from lmops.api.base import FORMS
@@ -95,13 +95,24 @@ def test_a_job_that_exists_keeps_its_settings(tmp_path: Path, kind: str, field: 
     assert refused(tmp_path, EDITS[kind, field], kind) == [f"spec: {unchanging(field)}"]
 
 
-@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("kind", JOBS)
 @pytest.mark.parametrize("field", ["workspace", "credentials"])
 def test_a_section_cannot_be_taken_away(tmp_path: Path, kind: str, field: str) -> None:
     (manifest,) = admitted(tmp_path, EDITS[kind, field], kind).resources
     Home(tmp_path / "home").folder("default", kind, "reviews").apply(manifest, now())
 
     assert refused(tmp_path, {}, kind) == [f"spec: {unchanging(field)}"]
+
+
+def test_a_service_that_exists_takes_other_settings(tmp_path: Path) -> None:
+    kind = "LanguageModelService"
+    (manifest,) = admitted(tmp_path, {}, kind).resources
+    Home(tmp_path / "home").folder("default", kind, "reviews").apply(manifest, now())
+
+    (edited,) = admitted(
+        tmp_path, {"scaling": {"minReplicas": 2}, "model": {"from": {"uri": "pvc://b"}}}, kind
+    ).resources
+    assert (edited["spec"]["scaling"]["minReplicas"], edited["spec"]["model"]["from"]["uri"]) == (2, "pvc://b")
 
 
 def test_a_default_that_is_written_out_changes_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from lmops.api.base import FORMS, GROUP, VERSION, Model
+from lmops.api.languagemodelservice import LanguageModelService
 from lmops.api.quantizejob import QuantizeJob
 from lmops.api.trainingjob import TrainingJob
 
@@ -34,7 +35,8 @@ class Kind(NamedTuple):
     model: type[Model]
     plural: str
     short: str
-    mutable: frozenset[str]
+    mutable: frozenset[str] | None
+    """The fields of its spec that may change; all of them where this is `None`."""
     columns: tuple[Column, ...]
 
 
@@ -69,6 +71,22 @@ KINDS = (
             Column("Verdict", ".status.display.verdict"),
             Column("Reason", ".status.display.reason"),
             Column("Model", ".status.model.uri", priority=1),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+    ),
+    Kind(
+        model=LanguageModelService,
+        plural="languagemodelservices",
+        short="lms",
+        mutable=None,
+        columns=(
+            Column("Phase", ".status.phase"),
+            Column("Model", ".status.display.model"),
+            Column("Replicas", ".status.display.replicas"),
+            Column("URL", ".status.url"),
+            Column("Reason", ".status.display.reason"),
+            Column("Source", ".status.model.name", priority=1),
+            Column("Place", ".status.model.uri", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
     ),
@@ -117,14 +135,10 @@ def resource_schema(kind: Kind) -> Schema:
         "metadata": {"type": "object", "properties": {"name": name}},
     }
     spec = schema["properties"]["spec"]
-    spec[RULES] = [
-        *spec.get(RULES, ()),
-        *(
-            _immutable(field, field in spec.get("required", ()))
-            for field in spec["properties"]
-            if field not in kind.mutable
-        ),
-    ]
+    fixed = [] if kind.mutable is None else [field for field in spec["properties"] if field not in kind.mutable]
+    rules = [*spec.get(RULES, ()), *(_immutable(field, field in spec.get("required", ())) for field in fixed)]
+    if rules:
+        spec[RULES] = rules
     schema["required"] = ["spec"]
     schema["properties"]["status"].pop("default", None)
     return schema

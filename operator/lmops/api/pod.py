@@ -11,7 +11,7 @@ from lmops.api.base import Model, Word, rules
 
 DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 
-OURS = ("lmops.dev/", "training.kubeflow.org/", "batch.kubernetes.io/", "kueue.x-k8s.io/")
+OURS = ("lmops.dev/", "training.kubeflow.org/", "batch.kubernetes.io/", "kueue.x-k8s.io/", "serving.kserve.io/")
 """Prefixes of labels and annotations that controllers go by."""
 RESERVED = ("LMOPS_", "PET_", "TORCHELASTIC_", "KUBEFLOW_TRAINER_", "MASTER_", "RANK", "WORLD_SIZE")
 """Prefixes of variables that the runtime goes by."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lmops.api.base import Cell, Condition, Line, Report, Text, Time
+from lmops.api.base import Cell, Condition, Line, Report, Text, Time, Word
 from lmops.api.reference import ResolvedModel
 from lmops.api.status import Failure
 
@@ -27,8 +27,10 @@ class Replicas(Report):
 class RolloutReport(Report):
     """The way of the latest model to those who ask."""
 
-    state: Literal["InProgress", "AwaitingApproval", "Complete", "Failed"]
-    """InProgress: replicas with it start. AwaitingApproval: `model.digest` has to name it first. Failed: they do not come up."""
+    state: Literal["InProgress", "Complete", "Failed"]
+    """InProgress: replicas with it start. Complete: all have it. Failed: they do not come up."""
+    revision: Word
+    """Tells this model with these settings from others: pods carry it as the label `lmops.dev/revision`."""
     model: ResolvedModel
     """The model that is on its way, or has come."""
     started_at: Time | None = None
@@ -36,7 +38,7 @@ class RolloutReport(Report):
     completed_at: Time | None = None
     """When all replicas had it."""
     message: Text = ""
-    """What it waits for, or why it failed."""
+    """What its replicas lack, or why they fail."""
 
 
 class ServiceDisplay(Report):
@@ -56,7 +58,7 @@ class LanguageModelServiceStatus(Report):
     phase: ServicePhase | None = None
     """Where the service stands, in one word."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = []
-    """Accepted, Ready, Progressing, Degraded; Reconciling and Stalled for tools that wait."""
+    """Accepted, Ready, Progressing, Degraded; Following, where the model is a job's; Reconciling and Stalled for tools that wait."""
     observed_generation: int | None = None
     """The generation of the spec that this status speaks of."""
     display: ServiceDisplay = ServiceDisplay()

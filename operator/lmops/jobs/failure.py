@@ -96,10 +96,10 @@ def failure_of(pod: Manifest) -> Failure | None:
         return failure("Preempted", _evicted(pod) or "Stopped", why + at)
     if pod["status"].get("phase") != "Failed":
         return None
-    return _remains(pod)
+    return remains(pod)
 
 
-def _remains(pod: Manifest) -> Failure:
+def remains(pod: Manifest) -> Failure:
     """What a pod that could not speak leaves behind: kubelet's words, an exit code, a log tail."""
     name, end = pod["metadata"]["name"], terminated_of(pod)
     tail = [line[:1000] for line in end.get("message", "").splitlines()[-10:]]

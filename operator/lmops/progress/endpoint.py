@@ -10,13 +10,15 @@ from typing import Any, NamedTuple, Protocol
 from aiohttp import web
 from pydantic import ValidationError
 
-from lmops.api import JobStatus, crd
+from lmops import kinds
+from lmops.api import JobStatus
 from lmops.jobs.work import AnyWork
 from lmops.memory import Memory
 from lmops.plan import Key
 from lmops.progress.advance import THROTTLE, Post, Value, advance, is_current, last_written
 
-KINDS = {form.plural: form.model.__name__ for form in crd.KINDS}
+KINDS = {kinds.KINDS[name].form.plural: name for name in kinds.JOBS}
+"""Those whose runs report, by the word of their path."""
 PATH = f"/namespaces/{{namespace}}/{{jobs:{'|'.join(KINDS)}}}/{{job}}/runs/{{run}}"
 BODY_LIMIT = 64 * 1024
 BODY_WITHIN = 10.0

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from lmops.cluster import Cluster, RefusedError, UnreachableError
 from lmops.jobs.work import AnyWork
-from lmops.kinds import KINDS
+from lmops.kinds import JOBS, KINDS
 from lmops.plan import Key
 from lmops.progress.certificates import Keyring
 from lmops.progress.endpoint import ConflictError, Endpoint
@@ -43,10 +43,9 @@ class Jobs:
 
     async def read(self, job: Key) -> tuple[AnyWork, str]:
         """A job as it is now."""
-        kind = KINDS[job.kind]
         try:
             found = await self.cluster.get(*job)
-            work = kind.work(kind.form.model.model_validate(found), self.settings)
+            work = JOBS[job.kind](KINDS[job.kind].form.model.model_validate(found), self.settings)
             return work, found["metadata"]["resourceVersion"]
         except RefusedError as refusal:
             raise _told(refusal) from refusal

@@ -1,0 +1,1 @@
+"""LanguageModelService: which model it has, the InferenceService that it wants, and how that stands."""

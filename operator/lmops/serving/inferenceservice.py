@@ -1,0 +1,168 @@
+"""The InferenceService (KServe 0.20, Standard mode) that serves a model, kept as it is written here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from lmops.api import LanguageModelService, Serving
+from lmops.api.base import GROUP
+from lmops.api.languagemodelservice import ServerSpec
+from lmops.api.reference import ResolvedModel
+from lmops.api.run import ModelToServe, ServiceId
+from lmops.parts import Program, claims, hub, labels, limits, owned, pod_template, threads
+from lmops.plan import Manifest, Ref
+from lmops.settings import Settings
+
+KIND = "InferenceService"
+CONTAINER = "kserve-container"  # the webhook renames a container of any other name
+PORT = 8080
+KEYS = "/var/run/lmops/api-keys"
+REVISION = f"{GROUP}/revision"
+"""The label that tells pods of one model and settings from those of another."""
+WRITTEN = f"{GROUP}/written"
+"""The annotation with the hash of all that was written: what is no longer wanted shows in nothing else."""
+STARTS_WITHIN = 1800
+"""Seconds that a model may take to load before its container is started anew."""
+
+
+def ref(service: LanguageModelService) -> Ref:
+    """The InferenceService of a service."""
+    return Ref(KIND, service.metadata.name)
+
+
+def inferenceservice(service: LanguageModelService, model: ResolvedModel, settings: Settings) -> Manifest:
+    """What serves this model."""
+    template = _template(service, model, settings)
+    revision = _hash(template)
+    ours = labels(service.kind, service.metadata.name, service.metadata.name, "serve", 0)
+    manifest: Manifest = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": KIND,
+        "metadata": owned(service.kind, service.metadata, ref(service).name, ours),
+        "spec": {
+            "predictor": {
+                **template["spec"],
+                "labels": {**template["metadata"]["labels"], REVISION: revision},
+                "annotations": template["metadata"]["annotations"],
+                **_scaling(service),
+                "deploymentStrategy": _strategy(service.spec.rollout.surge),
+            }
+        },
+    }
+    annotations = {
+        "serving.kserve.io/deploymentMode": "Standard",
+        "serving.kserve.io/autoscalerClass": "hpa" if service.spec.scaling.max_replicas else "none",
+    }
+    manifest["metadata"]["annotations"] = {**annotations, WRITTEN: _hash([manifest, annotations])}
+    return manifest
+
+
+def revision_of(manifest: Manifest) -> str:
+    """The revision of an InferenceService's pods."""
+    return str(manifest["spec"]["predictor"]["labels"][REVISION])
+
+
+def is_kept(wanted: Manifest, found: Manifest) -> bool:
+    """Whether an object has all that we write, and was written with nothing else. Others may add what they like."""
+    parts = ("metadata", "spec")
+    return all(_holds(wanted[part], found.get(part, {})) for part in parts)
+
+
+def document(service: LanguageModelService, model: ResolvedModel) -> str:
+    """All that the server is told: what would not change its answers is left out, so that it does not replace pods."""
+    spec, metadata = service.spec, service.metadata
+    return Serving(
+        service=ServiceId(name=metadata.name, namespace=metadata.namespace, uid=metadata.uid),
+        spec=ServerSpec(engine=spec.engine, generation=spec.generation, limits=spec.limits),
+        model=_told(service, model),
+    ).document()
+
+
+def _told(service: LanguageModelService, model: ResolvedModel) -> ModelToServe:
+    said = service.spec.model
+    return ModelToServe(uri=model.uri, digest=model.digest, task=said.task, trust_remote_code=said.trust_remote_code)
+
+
+def _template(service: LanguageModelService, model: ResolvedModel, settings: Settings) -> Manifest:
+    """The pod of a replica. A Deployment restarts what ends, so nothing is said of that."""
+    ours = labels(service.kind, service.metadata.name, service.metadata.name, "serve", 0)
+    pod = service.spec.pod.over(settings.defaults.pod)
+    template = pod_template(_program(service, model, settings), ours, pod, settings)
+    scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(PORT), "prometheus.io/path": "/metrics"}
+    spec = {name: value for name, value in template["spec"].items() if name != "restartPolicy"}
+    if service.spec.resources.per_node.cpu is None:  # KServe gives a container what it lacks
+        spec["containers"][0]["env"].append(_threads_of_limit())
+    metadata = template["metadata"]
+    return {"metadata": {**metadata, "annotations": {**scraped, **metadata.get("annotations", {})}}, "spec": spec}
+
+
+def _program(service: LanguageModelService, model: ResolvedModel, settings: Settings) -> Program:
+    spec = service.spec
+    secret = spec.credentials or settings.defaults.credentials
+    cpu = {"cpu": spec.resources.per_node.cpu} if spec.resources.per_node.cpu else {}
+    told = _told(service, model)
+    return Program(
+        container=CONTAINER,
+        image=settings.server_image,
+        command=["python", "-m", "lmops_server", "serve"],
+        arguments=[document(service, model)],
+        env={
+            **hub(told),
+            **threads(spec.resources),
+            **({"LMOPS_API_KEYS": KEYS} if spec.api_keys else {}),
+        },
+        secret=secret.secret_name if secret else None,
+        limits=cpu | limits(spec.resources, settings),  # KServe would add a limit of one core
+        claims=claims(told),
+        secrets={KEYS: spec.api_keys.secret_name} if spec.api_keys else {},
+        serving=_serving(),
+    )
+
+
+def _serving() -> Manifest:
+    """A port, and probes that tell a server that loads, one that is busy and one that hangs from each other."""
+    ready, live = ({"httpGet": {"path": f"/v2/health/{word}", "port": PORT}} for word in ("ready", "live"))
+    return {
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "startupProbe": {**ready, "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": STARTS_WITHIN // 2},
+        "readinessProbe": {**ready, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3},
+        "livenessProbe": {**live, "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
+    }
+
+
+def _threads_of_limit() -> Manifest:
+    return {"name": "OMP_NUM_THREADS", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}
+
+
+def _scaling(service: LanguageModelService) -> Manifest:
+    scaling = service.spec.scaling
+    if scaling.max_replicas is None:
+        return {"minReplicas": scaling.min_replicas, "maxReplicas": scaling.min_replicas}
+    return {
+        "minReplicas": scaling.min_replicas,
+        "maxReplicas": scaling.max_replicas,
+        "scaleMetric": (scaling.metric or "CPU").lower(),
+        "scaleTarget": scaling.target or 80,
+    }
+
+
+def _strategy(surge: int) -> Manifest:
+    """Either a new replica is there before an old one goes, or the other way round."""
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": 0 if surge else 1}}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _holds(wanted: Any, found: Any) -> bool:
+    """Whether one value is in another: of a mapping each field, of a list each item at its place."""
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(
+            key in found and _holds(value, found[key]) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(wanted) == len(found) and all(map(_holds, wanted, found))
+    return bool(wanted == found)

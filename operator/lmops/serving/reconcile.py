@@ -1,0 +1,150 @@
+"""What a LanguageModelService needs next, given what is there and which models it has had."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from lmops.api import Failure, LanguageModelService, LanguageModelServiceStatus
+from lmops.api.reference import ResolvedModel
+from lmops.api.servicestatus import RolloutReport, ServicePhase
+from lmops.jobs.policies import fits
+from lmops.plan import Manifest, Observed, Ref
+from lmops.plan import Plan as AnyPlan
+from lmops.serving.following import Choice, chosen, is_same, title
+from lmops.serving.inferenceservice import document, inferenceservice, is_kept, ref, revision_of
+from lmops.serving.replicas import Pods, has_crashed, without_pods
+from lmops.serving.status import Standing, news, remembered, told
+from lmops.settings import Settings
+
+Plan = AnyPlan[LanguageModelServiceStatus]
+UNHEARD = timedelta(seconds=60)
+"""How soon what a service waits for is looked at again, should nobody say that it has come."""
+
+
+def reconcile(service: LanguageModelService, observed: Observed, now: datetime, settings: Settings) -> Plan:
+    """The whole decision: wait for a model, refuse, or keep the InferenceService as it should be and tell how it is."""
+    choice = chosen(service, observed.sources)
+    if choice.model is None:
+        return _planned(service, Standing("Pending", choice.reason, choice.message, moves=True), choice, now)
+    if why := fits(document(service, choice.model)):
+        return _planned(service, _refused(why), choice, now)
+    wanted, child = inferenceservice(service, choice.model, settings), observed.children.get(ref(service))
+    if refusal := observed.refused.get(ref(service)):
+        standing = Standing("Pending", refusal.reason, refusal.message, moves=not refusal.is_final)
+        return _planned(service, standing, choice, now, apply=(wanted,))
+    pods = Pods.of(service, observed, revision_of(wanted))
+    unmade = without_pods(child, now) if child and not (pods.new or pods.old) else None
+    why = pods.failure(now) or unmade
+    rollout = _rollout(service, choice.model, revision_of(wanted), pods, why, now)
+    return _planned(
+        service,
+        _standing(pods, rollout, why, choice),
+        choice,
+        now,
+        apply=() if child and _is_as_wanted(wanted, child) else (_identified(wanted, child),),
+        again=pods.patience(now) if pods.new else UNHEARD,
+        rollout=rollout,
+        replicas=pods.report(),
+        url=_address(child) or service.status.url,
+        **_answering(service, choice.model, rollout),
+    )
+
+
+def expected(service: LanguageModelService, settings: Settings) -> tuple[Ref, ...]:
+    """The child that its status says is there."""
+    return (ref(service),) if service.status.rollout else ()
+
+
+def _planned(
+    service: LanguageModelService,
+    standing: Standing,
+    choice: Choice,
+    now: datetime,
+    apply: tuple[Manifest, ...] = (),
+    again: timedelta | None = None,
+    **changes: object,
+) -> Plan:
+    new = told(service, standing, choice, now, **changes)
+    waits = UNHEARD if not choice.follows else None
+    soonest = min((wait for wait in (again, waits) if wait is not None), default=None)
+    return Plan(status=new, apply=apply, events=tuple(news(service, new)), again=soonest)
+
+
+def _refused(why: Failure) -> Standing:
+    return Standing("Failed", why.reason, f"{why.message} {why.remedy}", accepted=False, failure=why)
+
+
+def _is_as_wanted(wanted: Manifest, child: Manifest) -> bool:
+    """Whether nothing is to be written; what is being deleted is written anew once it is gone."""
+    return "deletionTimestamp" in child["metadata"] or is_kept(wanted, child)
+
+
+def _identified(wanted: Manifest, child: Manifest | None) -> Manifest:
+    """What is wanted of the very object that was seen: one that has gone since is not made anew by mistake."""
+    if child is None:
+        return wanted
+    return {**wanted, "metadata": {**wanted["metadata"], "uid": child["metadata"]["uid"]}}
+
+
+def _rollout(
+    service: LanguageModelService,
+    model: ResolvedModel,
+    revision: str,
+    pods: Pods,
+    why: Failure | None,
+    now: datetime,
+) -> RolloutReport:
+    """The way of the newest revision. Once it has come, a replica that is lost is no rollout any more."""
+    before = service.status.rollout
+    this = before if before and before.revision == revision else None
+    if this and this.state == "Complete":
+        return this.model_copy(update={"model": model})
+    new = RolloutReport(state="InProgress", model=model, revision=revision, started_at=this.started_at if this else now)
+    if pods.is_rolled_out:
+        return new.model_copy(update={"state": "Complete", "completed_at": now})
+    if why is None:
+        return new
+    if not has_crashed(why):
+        return new.model_copy(update={"message": f"{why.message} {why.remedy}"})
+    kept = service.status.model
+    stays = (
+        f" {title(kept)} goes on to serve: set model.digest to keep it." if kept and not is_same(kept, model) else ""
+    )
+    return new.model_copy(
+        update={"state": "Failed", "message": f"{title(model)} does not come up: {why.message}{stays}"}
+    )
+
+
+def _answering(service: LanguageModelService, model: ResolvedModel, rollout: RolloutReport) -> dict[str, object]:
+    """The model that answers, once its rollout is complete, and the memory of it."""
+    if rollout.state != "Complete":
+        return {}
+    return {"model": model, "history": remembered(service.status.history, model)}
+
+
+def _standing(pods: Pods, rollout: RolloutReport, why: Failure | None, choice: Choice) -> Standing:
+    """Where a service stands that has a model."""
+    counted = f"{pods.ready} of {pods.wanted} replicas {'is' if pods.ready == 1 else 'are'} ready."
+    answers, complete, name = pods.ready > 0, rollout.state == "Complete", title(rollout.model)
+    failed = rollout.state == "Failed"
+    if why and (has_crashed(why) or answers):
+        phase: ServicePhase = "Degraded" if answers else "Failed"
+        said = rollout.message or f"{why.message} {why.remedy}"
+        return Standing(phase, why.reason, said, answers=answers, moves=not failed, failure=why, rollout_failed=failed)
+    if why:
+        return Standing("Starting", why.reason, why.message, moves=True, failure=why)
+    if not answers:
+        said = f"{name} is loaded: {counted}" if pods.new else "waiting for its pods"
+        return Standing("Starting", "Starting", said, moves=True)
+    if not complete:
+        updated = f"{name} takes over: {pods.updated} of {pods.wanted} replicas have it."
+        return Standing("RollingOut", "RollingOut", updated, answers=True, moves=True)
+    short = pods.ready < pods.wanted
+    said = counted if short else choice.message if not choice.follows else ""
+    return Standing("Serving", "ReplicasMissing" if short else "Serving", said, answers=True, moves=short)
+
+
+def _address(child: Manifest | None) -> str | None:
+    """Where KServe says that it answers, inside the cluster."""
+    address = ((child or {}).get("status", {}).get("address") or {}).get("url")
+    return str(address) if address else None
