@@ -98,9 +98,12 @@ def asked(kinds: dict[str, str], name: str = "") -> Rights:
     }
 
 
+RUN = ("TrainingJob", "QuantizeJob")
+"""The kinds whose children are created once, and deleted."""
 JOBS = {
     **dict.fromkeys(KINDS, "get list watch"),
-    **{child: "get list watch create delete" for kind in KINDS.values() for child in kind.children},
+    **{child: "get list watch create delete" for kind in RUN for child in KINDS[kind].children},
+    "InferenceService": "get list watch create patch",
     "Pod": "get list watch",
     "PersistentVolumeClaim": "get",
     "Event": "create list",
@@ -234,6 +237,7 @@ def test_the_operator_reads_the_settings_that_the_values_name(tmp_path: Path):
     assert settings(helm.rendered(VALUES["everything"]), tmp_path) == Settings(
         trainer_image="registry.example.com/ai/lmops-trainer:0.1.0",
         compressor_image="registry.example.com/ai/lmops-compressor:0.1.0",
+        server_image="registry.example.com/ai/lmops-server:0.1.0",
         namespace="lmops",
         scratch="50Gi",
         grace_seconds=120,

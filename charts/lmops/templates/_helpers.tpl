@@ -17,6 +17,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* An image of the values: the registry before it, and after it this version where it has no tag and no digest. */}}
 {{- define "lmops.operatorImage" -}}{{ include "lmops.image" (list . .Values.images.operator) }}{{- end }}
 {{- define "lmops.compressorImage" -}}{{ include "lmops.image" (list . .Values.images.compressor) }}{{- end }}
+{{- define "lmops.serverImage" -}}{{ include "lmops.image" (list . .Values.images.server) }}{{- end }}
 {{- define "lmops.trainerImage" -}}{{ include "lmops.image" (list . .Values.images.trainer) }}{{- end }}
 {{- define "lmops.image" -}}
 {{- $root := first . -}}{{- $name := last . -}}
@@ -29,6 +30,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $known := dict
   "trainerImage" (include "lmops.trainerImage" .)
   "compressorImage" (include "lmops.compressorImage" .)
+  "serverImage" (include "lmops.serverImage" .)
   "namespace" .Release.Namespace
   "namespaces" .Values.watchNamespaces
 -}}
@@ -39,14 +41,14 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* What the operator does in a namespace with jobs. */}}
 {{- define "lmops.rules" -}}
 - apiGroups: [lmops.dev]
-  resources: [trainingjobs, quantizejobs]
+  resources: [trainingjobs, quantizejobs, languagemodelservices]
   verbs: [get, list, watch]
 - apiGroups: [lmops.dev]
-  resources: [trainingjobs/status, quantizejobs/status]
+  resources: [trainingjobs/status, quantizejobs/status, languagemodelservices/status]
   verbs: [patch]
 # Some clusters, OpenShift among them, want this of one who makes children that block their owner's deletion.
 - apiGroups: [lmops.dev]
-  resources: [trainingjobs/finalizers, quantizejobs/finalizers]
+  resources: [trainingjobs/finalizers, quantizejobs/finalizers, languagemodelservices/finalizers]
   verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]
@@ -54,6 +56,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - apiGroups: [kubeflow.org]
   resources: [pytorchjobs]
   verbs: [get, list, watch, create, delete]
+# What is kept as it is written is patched, and is created that way too.
+- apiGroups: [serving.kserve.io]
+  resources: [inferenceservices]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
