@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import socket
 import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from lmops.local import pods
 from lmops.local.controllers import CONTROLLERS, is_finished
 from lmops.local.home import Folder, read_json, rfc3339, write_json
-from lmops.local.kubelet import Kubelet
+from lmops.local.kubelet import Kubelet, free_port
 from lmops.plan import Manifest, Observed, Ref
 
 FOREGROUND = "foregroundDeletion"
@@ -22,6 +21,8 @@ class Cluster:
 
     def __init__(self, folder: Folder, kubelet: Kubelet) -> None:
         self.folder, self.kubelet = folder, kubelet
+        self.front: int | None = None
+        """The port at which the resource answers, where it does."""
         self.children: dict[Ref, Manifest] = {}
         self.pods: dict[str, Manifest] = {}
         self.ports: dict[str, int] = {}
@@ -41,6 +42,18 @@ class Cluster:
     def create(self, manifest: Manifest, now: datetime) -> None:
         """Creates a child once; one that is there already stays as it is."""
         self.children.setdefault(Ref.of(manifest), _born(manifest, now))
+
+    def apply(self, manifest: Manifest, now: datetime) -> None:
+        """Makes a child what is written here, whether it is there or not; another one of its name is left alone."""
+        child, metadata = self.children.get(Ref.of(manifest)), manifest["metadata"]
+        if child is None:
+            self.create(manifest, now)
+        elif metadata.get("uid", child["metadata"]["uid"]) == child["metadata"]["uid"]:
+            self.children[Ref.of(manifest)] = {
+                **child,
+                "metadata": {**child["metadata"], **metadata},
+                "spec": copy.deepcopy(manifest["spec"]),
+            }
 
     def delete(self, ref: Ref, now: datetime) -> None:
         """Deletes a child in the foreground: first its pods, then itself."""
@@ -74,6 +87,11 @@ class Cluster:
         """Whether a deletion is not through yet."""
         return any(pods.is_leaving(manifest) for manifest in (*self.children.values(), *self.pods.values()))
 
+    def answering(self) -> list[int]:
+        """The ports of the pods that are ready and stay."""
+        stay = (pod for pod in self.pods.values() if pods.is_ready(pod) and not pods.is_leaving(pod))
+        return [pod["status"]["port"] for pod in stay]
+
     def go_down(self, now: datetime) -> None:
         """Stops every pod as a node does that shuts down."""
         self.kubelet.go_down(now, list(self.pods.values()))
@@ -90,7 +108,7 @@ class Cluster:
     def _control(self, child: Manifest, mine: list[Manifest], now: datetime) -> None:
         uid = child["metadata"]["uid"]
         if uid not in self.ports:
-            self.ports[uid] = _free_port()
+            self.ports[uid] = self.front or free_port()
         wanted = CONTROLLERS[child["kind"]](child, mine, self.ports[uid], now)
         child["status"] = wanted.status
         for pod in () if self.kubelet.going_down else wanted.create:
@@ -125,10 +143,3 @@ class Cluster:
 def _born(manifest: Manifest, now: datetime) -> Manifest:
     metadata = {**manifest["metadata"], "uid": str(uuid.uuid4()), "creationTimestamp": rfc3339(now)}
     return {**copy.deepcopy(manifest), "metadata": metadata}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,17 +1,20 @@
-"""The controllers that a laptop lacks, Kubernetes' for Jobs and Kubeflow's for PyTorchJobs, as pure functions."""
+"""The controllers that a laptop lacks, Kubernetes' for Jobs, Kubeflow's and KServe's, as pure functions."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from lmops.local.home import rfc3339
-from lmops.local.pods import from_template, has_ended, is_leaving, phase
+from lmops.local.pods import from_template, has_ended, is_leaving, is_ready, phase
 from lmops.plan import Manifest
 
 PREFIX = "training.kubeflow.org"
+HASH = "pod-template-hash"
 
 
 class Wanted(NamedTuple):
@@ -69,7 +72,44 @@ def pytorchjob(child: Manifest, pods: list[Manifest], port: int, now: datetime) 
     return Wanted(_conditions(child, status, bool(again), now), create, tuple(pod["metadata"]["name"] for pod in again))
 
 
-CONTROLLERS: dict[str, Controller] = {"Job": job, "PyTorchJob": pytorchjob}
+def inferenceservice(child: Manifest, pods: list[Manifest], port: int, now: datetime) -> Wanted:
+    """KServe's InferenceService in Standard mode: what its Deployment does to keep replicas, and to replace them."""
+    predictor = child["spec"]["predictor"]
+    metadata = {name: predictor.get(name, {}) for name in ("labels", "annotations")}
+    template = {"metadata": metadata, "spec": _pod(predictor)}
+    mark, replicas = _hash(template), int(predictor.get("minReplicas", 1))
+    staying = [pod for pod in pods if not is_leaving(pod) and not has_ended(pod)]
+    new = [pod for pod in staying if pod["metadata"]["labels"].get(HASH) == mark]
+    old = sorted((pod for pod in staying if pod not in new), key=is_ready)
+    limits = predictor.get("deploymentStrategy", {}).get("rollingUpdate", {})
+    room = replicas + int(limits.get("maxSurge", 1)) - len(staying)
+    spare = max(0, sum(map(is_ready, staying)) - replicas + int(limits.get("maxUnavailable", 0)))
+    gone = [*new[replicas:], *old[: spare + sum(not is_ready(pod) for pod in old)], *filter(has_ended, pods)]
+    names = [f"{_name(child)}-predictor-{uuid.uuid4().hex[:8]}" for _ in range(min(room, replicas - len(new)))]
+    create = tuple(from_template(child, template, name, {HASH: mark}) for name in names)
+    return Wanted(_served(child, new, old, port, now), create, tuple(pod["metadata"]["name"] for pod in gone))
+
+
+def _served(child: Manifest, new: list[Manifest], old: list[Manifest], port: int, now: datetime) -> Manifest:
+    """Whether anything answers, and where."""
+    ready = any(map(is_ready, (*new, *old)))
+    status = {"type": "Ready", "status": "True" if ready else "False"}
+    before: Manifest = next(iter(child.get("status", {}).get("conditions", ())), {})
+    since = before["lastTransitionTime"] if before.get("status") == status["status"] else rfc3339(now)
+    return {"conditions": [{**status, "lastTransitionTime": since}], "address": {"url": f"http://127.0.0.1:{port}"}}
+
+
+def _pod(predictor: Manifest) -> Manifest:
+    """The pod's part of a predictor."""
+    own = ("labels", "annotations", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "deploymentStrategy")
+    return {name: value for name, value in predictor.items() if name not in own}
+
+
+def _hash(template: Manifest) -> str:
+    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:10]
+
+
+CONTROLLERS: dict[str, Controller] = {"Job": job, "PyTorchJob": pytorchjob, "InferenceService": inferenceservice}
 
 
 def is_finished(child: Manifest) -> bool:

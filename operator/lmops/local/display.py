@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lmops.local.stories import AnyStory, Chapter, Ending, Moment
+from lmops.local.stories import Chapter, Ending, Moment, Story
 from lmops.plan import Manifest
 
 EVERY_SECONDS, EVERY_PERCENT = 10.0, 10
@@ -54,7 +54,7 @@ class Screen:
         if self.live:
             self.live.stop()
 
-    def show(self, name: str, status: Manifest, story: AnyStory) -> None:
+    def show(self, name: str, status: Manifest, story: Story) -> None:
         """Tells what is new of a resource."""
         for chapter in news(story.chapters(status), self.told, name):
             if chapter.ended or not self.live:
@@ -66,7 +66,7 @@ class Screen:
         if not self.live:
             self._plain(name, self.moments[name])
 
-    def skip(self, name: str, status: Manifest, story: AnyStory) -> None:
+    def skip(self, name: str, status: Manifest, story: Story) -> None:
         """Takes what has happened so far as told."""
         news(story.chapters(status), self.told, name)
 
@@ -118,7 +118,7 @@ def line(name: str, stage: str, text: str) -> str:
 
 def said(moment: Moment) -> str:
     """A moment in words."""
-    return "  ".join([f"{moment.percent or 0} %", *moment.details])
+    return "  ".join([*([] if moment.percent is None else [f"{moment.percent} %"]), *moment.details])
 
 
 def live_line(name: str, moment: Moment) -> Table:
@@ -126,7 +126,7 @@ def live_line(name: str, moment: Moment) -> Table:
     row = Table.grid(padding=(0, 1))
     head = Text(f"{name}   {moment.stage:<{STAGE}}", no_wrap=True)
     if moment.waiting or moment.percent is None:
-        row.add_row(head, Text(moment.waiting, style="yellow"))
+        row.add_row(head, Text(moment.waiting, style="yellow") if moment.waiting else Text(said(moment)))
     else:
         bar = ProgressBar(total=100, completed=moment.percent, width=BAR, pulse=moment.percent == 0)
         row.add_row(head, bar, Text(f"{moment.percent:>3} %  {'  '.join(moment.details)}"))

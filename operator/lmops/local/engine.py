@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from lmops.jobs.reconcile import reconcile
-from lmops.jobs.work import AnyWork
 from lmops.local.cluster import Cluster
+from lmops.local.front import Front
 from lmops.local.home import Folder, Home
 from lmops.local.kinds import Kind
 from lmops.local.kubelet import Kubelet, Node
@@ -59,12 +58,19 @@ class Engine:
         """Works until the resource has ended, is suspended or deleted, or the engine is stopped."""
         self.cluster.load(_now())
         self.stale = True
-        while True:
-            outcome = self._tick(_now())
-            self.show()
-            if outcome:
-                return outcome
-            await asyncio.sleep(0 if self.stale and not self.stopping else TICK)
+        front = await self._front()
+        try:
+            while True:
+                outcome = self._tick(_now())
+                if front:
+                    front.lead(self.cluster.answering())
+                self.show()
+                if outcome:
+                    return outcome
+                await asyncio.sleep(0 if self.stale and not self.stopping else TICK)
+        finally:
+            if front:
+                front.close()
 
     def stop(self) -> None:
         """Stops all pods in order; asked a second time, at once."""
@@ -73,14 +79,22 @@ class Engine:
         self.stopping = True
         self.cluster.go_down(_now())
 
-    def work(self) -> AnyWork:
+    def parsed(self) -> Any:
         """The resource as it is now."""
-        return self.kind.row.work(self.kind.crd.model.model_validate(self.resource), self.settings)
+        return self.kind.crd.model.model_validate(self.resource)
 
     def merge(self, patch: Manifest) -> None:
         """Takes a merge patch of the status in, as the progress endpoint sends it."""
         self.resource["status"] = merged(self.status, patch)
         self.folder.write_status(self.status)
+
+    async def _front(self) -> Front | None:
+        """The address of a resource that answers."""
+        if "InferenceService" not in self.kind.row.children:
+            return None
+        front = await Front.opened(self.home, self.folder)
+        self.cluster.front = front.port
+        return front
 
     def _tick(self, now: datetime) -> Outcome | None:
         self._look()
@@ -104,10 +118,10 @@ class Engine:
         self.resource = {**(self.folder.applied() or self.resource), "status": self.status or self.folder.status()}
 
     def _plan(self, now: datetime) -> Plan[Any]:
-        work = self.work()
-        self.awaited = self.kind.row.sources(work.job)
+        resource = self.parsed()
+        self.awaited = self.kind.row.sources(resource)
         seen = tuple(found for ref in self.awaited for found in self.home.resources(self.folder.namespace, ref))
-        return reconcile(work, replace(self.cluster.observed(), sources=seen), now)
+        return self.kind.row.reconcile(resource, replace(self.cluster.observed(), sources=seen), now, self.settings)
 
     def _carry_out(self, plan: Plan[Any], now: datetime, only_tell: bool = False) -> None:
         """Writes the status if it is another, then deletes, creates and tells the events: in the order of a cluster."""
@@ -120,9 +134,11 @@ class Engine:
             self.cluster.delete(ref, now)
         for manifest in () if only_tell else plan.create:
             self.cluster.create(manifest, now)
+        for manifest in () if only_tell else plan.apply:
+            self.cluster.apply(manifest, now)
         born = () if only_tell else tuple(map(created, plan.create))
         self.folder.add_events((*(plan.events if changed else ()), *born), now)
-        self.stale = bool(changed or plan.create or plan.delete)
+        self.stale = bool(changed or plan.create or plan.apply or plan.delete)
         self.again = None if plan.again is None else now + plan.again
 
     def _stopped(self, now: datetime) -> Outcome | None:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from lmops import kinds
 from lmops.api import crd
-from lmops.local.stories import AnyStory
+from lmops.local.stories import Story
 from lmops.local.stories.quantization import QUANTIZATION
+from lmops.local.stories.serving import SERVING
 from lmops.local.stories.training import TRAINING
 
 
@@ -16,8 +17,8 @@ class Kind(NamedTuple):
 
     crd: crd.Kind
     row: kinds.Kind
-    story: AnyStory
+    story: Story
 
 
-STORIES: dict[str, AnyStory] = {"TrainingJob": TRAINING, "QuantizeJob": QUANTIZATION}
+STORIES: dict[str, Story] = {"TrainingJob": TRAINING, "QuantizeJob": QUANTIZATION, "LanguageModelService": SERVING}
 KINDS = {name: Kind(kind.form, kind, STORIES[name]) for name, kind in kinds.KINDS.items()}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from lmops.local import pods
 from lmops.local.accelerators import Accelerators
+from lmops.local.front import HOST
 from lmops.local.home import Folder, Home
+from lmops.local.probe import Probe
 from lmops.local.process import Process, kill_left_over
 from lmops.local.sandbox import ConfigError, Sandbox
 from lmops.local.volumes import Volumes
@@ -26,6 +30,8 @@ class Running:
     process: Process
     stop_by: datetime | None = None
     over_limit: bool = False
+    probe: Probe | None = None
+    """Asks it whether it is ready."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,11 @@ class Kubelet:
         if not cpu and (lacking := self.accelerators.take(pod)):
             return pods.unschedulable(pod, lacking, now)
         box = Sandbox(self.folder.pod(pod["metadata"]["name"]), pod, self.endpoint)
-        uid = pod["metadata"]["uid"]
+        uid, path = pod["metadata"]["uid"], pods.probed(pod)
+        address = {"podIP": HOST, "port": free_port()} if path else {}  # pods share one address: each has its port
         try:
-            environment = box.environment(self.home, self._own(pod, cpu))
-            box.furnish(self.volumes)
+            environment = box.environment(self.home, self._own(pod, cpu) | _listening(address))
+            box.furnish(self.volumes, self.home)
             process = Process(box.command(environment), environment, box.root, box.log, uid)
         except ConfigError as error:
             self.accelerators.give_back(uid)
@@ -97,8 +104,9 @@ class Kubelet:
             self.accelerators.give_back(uid)
             return pods.ended(pod, 128, now, reason="StartError", message=str(error))
         process.remember(box.folder / "process.json")
-        self.running[uid] = Running(process)
-        return pods.running(pod, now, pods.container_status(pod).get("restartCount", 0))
+        probe = Probe(f"http://{HOST}:{address['port']}{path}") if path else None
+        self.running[uid] = Running(process, probe=probe)
+        return pods.running(pod, now, pods.container_status(pod).get("restartCount", 0), **address)
 
     def _watch(self, pod: Manifest, at_work: Running, now: datetime) -> Manifest | None:
         code = at_work.process.exit_code()
@@ -110,17 +118,21 @@ class Kubelet:
         at_work.over_limit = limit is not None and at_work.process.memory(limit) > limit
         if at_work.over_limit or (at_work.stop_by and now >= at_work.stop_by):
             at_work.process.kill()
+        if at_work.probe and at_work.probe.is_ready != pods.is_ready(pod):
+            return pods.asked(pod, at_work.probe.is_ready, now)
         return pod
 
     def _ended(self, pod: Manifest, at_work: Running, code: int, now: datetime) -> Manifest | None:
         del self.running[pod["metadata"]["uid"]]
+        if at_work.probe:
+            at_work.probe.stop()
         at_work.process.bury()
         box = Sandbox(self.folder.pod(pod["metadata"]["name"]), pod)
         box.clear()
         words = box.last_words(code)
         ended = pods.ended(pod, code, now, "OOMKilled" if at_work.over_limit else None, words)
         stays = not pods.is_leaving(pod) and not self.going_down
-        if stays and code and pod["spec"].get("restartPolicy", "Always") != "Never":
+        if stays and _is_restarted(pod, code):
             return {**ended, "status": {**ended["status"], "phase": "Running"}}  # its GPUs stay with it
         self.accelerators.give_back(pod["metadata"]["uid"])
         if pods.is_leaving(pod):
@@ -136,7 +148,7 @@ class Kubelet:
             return pod
         started = self._start(pod, now)
         if pods.container_status(started).get("state", {}).get("running"):
-            started["status"]["containerStatuses"][0]["restartCount"] = restarts + 1
+            return pods.again(started, restarts + 1, status["state"])
         return started
 
     def _stop(self, pod: Manifest, at_work: Running, now: datetime) -> None:
@@ -159,6 +171,25 @@ class Kubelet:
         if "OMP_NUM_THREADS" not in os.environ:
             own["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes(pod)))
         return own | ({"LMOPS_FP16_AS_FP32": "1"} if cpu else {})
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_restarted(pod: Manifest, code: int) -> bool:
+    """Whether a container that ended so is started anew."""
+    policy = pod["spec"].get("restartPolicy", "Always")
+    return bool(policy == "Always" or (code and policy == "OnFailure"))
+
+
+def _listening(address: dict[str, Any]) -> dict[str, str]:
+    """Where a server is to listen."""
+    return {"LMOPS_HOST": HOST, "LMOPS_PORT": str(address["port"])} if address else {}
 
 
 def processes(pod: Manifest) -> int:

@@ -106,13 +106,36 @@ def waiting(pod: Manifest, reason: str, message: str, now: datetime) -> Manifest
     )
 
 
-def running(pod: Manifest, now: datetime, restarts: int = 0) -> Manifest:
-    """The pod whose container runs."""
-    statuses = [_container(pod, {"running": {"startedAt": rfc3339(now)}}, restarts)]
+def running(pod: Manifest, now: datetime, restarts: int = 0, **address: Any) -> Manifest:
+    """The pod whose container runs, and where it is asked."""
+    status = _container(pod, {"running": {"startedAt": rfc3339(now)}}, restarts)
     started = pod["status"].get("startTime", rfc3339(now))
+    conditions = _scheduled(pod, now)
     return _with_status(
-        pod, phase="Running", startTime=started, conditions=_scheduled(pod, now), containerStatuses=statuses
+        pod, phase="Running", startTime=started, conditions=conditions, containerStatuses=[status], **address
     )
+
+
+def asked(pod: Manifest, ready: bool, now: datetime) -> Manifest:
+    """The pod after its probe: whether it is ready."""
+    conditions = _flipped(pod, {"type": "Ready", "status": "True" if ready else "False"}, now)
+    return _with_status(pod, conditions=conditions, containerStatuses=[{**container_status(pod), "ready": ready}])
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Whether its probe says so."""
+    return any((c["type"], c["status"]) == ("Ready", "True") for c in pod["status"].get("conditions", ()))
+
+
+def again(pod: Manifest, restarts: int, before: Manifest) -> Manifest:
+    """The pod whose container was started anew, and how it had ended."""
+    status = {**container_status(pod), "restartCount": restarts, "lastState": before}
+    return _with_status(pod, containerStatuses=[status])
+
+
+def probed(pod: Manifest) -> str:
+    """The path at which its container is asked whether it is ready; empty where it is not asked."""
+    return str(container(pod).get("readinessProbe", {}).get("httpGet", {}).get("path", ""))
 
 
 def ended(pod: Manifest, code: int, now: datetime, reason: str | None = None, message: str = "") -> Manifest:
@@ -126,9 +149,9 @@ def ended(pod: Manifest, code: int, now: datetime, reason: str | None = None, me
         "finishedAt": rfc3339(now),
     }
     statuses = [_container(pod, {"terminated": terminated}, last.get("restartCount", 0))]
-    return _with_status(
-        pod, phase="Failed" if code else "Succeeded", conditions=_scheduled(pod, now), containerStatuses=statuses
-    )
+    stopped = asked(pod, False, now) if is_ready(pod) else pod
+    conditions = _scheduled(stopped, now)
+    return _with_status(pod, phase="Failed" if code else "Succeeded", conditions=conditions, containerStatuses=statuses)
 
 
 def shut_down(pod: Manifest, now: datetime) -> Manifest:

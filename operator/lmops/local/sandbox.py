@@ -59,8 +59,8 @@ class Sandbox:
         """What a pod shows the endpoint. Nobody asks for it here, but Hugging Face's reporter is silent without."""
         return self.folder / "token"
 
-    def furnish(self, volumes: Volumes) -> None:
-        """Makes the mounted folders: a claim is a link to its folder, scratch is a folder of its own."""
+    def furnish(self, volumes: Volumes, home: Home) -> None:
+        """Makes the mounted folders: a claim is a link to its folder, a Secret is files, and scratch is empty."""
         shutil.rmtree(self.root, ignore_errors=True)
         self.root.mkdir(parents=True)
         self.token.write_text("laptop")
@@ -75,6 +75,14 @@ class Sandbox:
                 place.symlink_to(volumes.folder(claim) / mount.get("subPath", ""))
             else:
                 place.mkdir(exist_ok=True)
+                self._fill(place, volume.get("secret", {}), home)
+
+    def _fill(self, place: Path, secret: dict[str, Any], home: Home) -> None:
+        """Writes a Secret's files, readable to their owner alone."""
+        named = {"name": secret.get("secretName", ""), "optional": not secret or secret.get("optional", False)}
+        for key, value in (self._secret(home, named) or {}).items():
+            (place / key).touch(mode=0o600)
+            (place / key).write_text(value)
 
     def clear(self) -> None:
         """Removes what ends with the pod: its scratch. Links to volumes go, and not what they lead to."""
@@ -93,7 +101,11 @@ class Sandbox:
             **_python(inherited),
             **own,
             **self._secrets(home),
-            **{entry["name"]: self._value(entry, home) for entry in container(self.pod).get("env", ())},
+            **{
+                entry["name"]: self._value(entry, home)
+                for entry in container(self.pod).get("env", ())
+                if _is_known(entry)
+            },
             "LMOPS_TERMINATION_LOG": str(self.termination_log),
             "KUBEFLOW_TRAINER_SERVER_TOKEN": str(self.token),
         }
@@ -150,14 +162,17 @@ class Sandbox:
     def _secret(self, home: Home, reference: dict[str, Any]) -> dict[str, str] | None:
         data = home.secret(self._namespace, reference["name"])
         if data is None and not reference.get("optional"):
-            raise ConfigError(
-                f'secret "{reference["name"]}" not found; apply a Secret of that name together with the job'
-            )
+            raise ConfigError(f'secret "{reference["name"]}" not found; apply a Secret of that name together with it')
         return data
 
     @property
     def _namespace(self) -> str:
         return str(self.pod["metadata"].get("namespace", "default"))
+
+
+def _is_known(entry: dict[str, Any]) -> bool:
+    """Whether a variable has a value here: a laptop gives no container a limit that it did not ask for."""
+    return "resourceFieldRef" not in entry.get("valueFrom", {})
 
 
 def expanded(word: str, environment: dict[str, str]) -> str:

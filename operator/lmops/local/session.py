@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from lmops.jobs.work import AnyWork
+from lmops.kinds import JOBS
 from lmops.local import accelerators
 from lmops.local.display import Screen, line
 from lmops.local.engine import Engine, Outcome, is_suspended
@@ -57,7 +58,8 @@ class Session:
 
     async def read(self, job: Key) -> tuple[AnyWork, str]:
         """A job, for the progress endpoint. Within one process nothing comes between a read and its write."""
-        return self.engines[job].work(), ""
+        engine = self.engines[job]
+        return JOBS[job.kind](engine.parsed(), engine.settings), ""
 
     async def write(self, job: Key, status: dict[str, Any], version: str) -> None:
         """Takes a patch of the status in."""
@@ -135,9 +137,8 @@ class Session:
 
     def _stopped(self, folder: Folder) -> None:
         self.screen.leave(str(folder))
-        step = KINDS[folder.kind].story.checkpoint(folder.status())
-        kept = "before its first checkpoint" if step is None else f"the checkpoint of step {step} is kept"
-        self.screen.say(line(str(folder), "stopped", f"{kept}; to go on: {self.again}"))
+        left = KINDS[folder.kind].story.left(folder.status())
+        self.screen.say(line(str(folder), "stopped", f"{left}; to go on: {self.again}"))
 
     def _listen_for_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lmops.local.display import figures
+from lmops.local.display import figures, said
 from lmops.local.home import Folder, in_namespace
 from lmops.local.kinds import KINDS
 from lmops.local.volumes import Volumes
@@ -64,7 +64,7 @@ def described(folder: Folder, resource: Manifest, volumes: Volumes, now: datetim
         lines += ["", "Runs", *_rows([[c.stage, c.sentence] for c in chapters if c.ended or c is chapters[-1]])]
     if not story.is_over(status):
         moment = story.moment(status)
-        told = moment.waiting or "  ".join([f"{moment.percent or 0} %", *moment.details])
+        told = moment.waiting or said(moment)
         lines += ["", "Now", f"  {moment.stage}   {told}"]
     if events := folder.events():
         lines += ["", "Events", *_rows([[age(e["time"], now), e["type"], e["reason"], e["message"]] for e in events])]

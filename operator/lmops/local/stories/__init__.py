@@ -1,4 +1,4 @@
-"""A job's status in words: what a run did, where it stands now, and how the job ended."""
+"""A status in words: what a resource did, where it stands now, and how it ended."""
 
 from __future__ import annotations
 
@@ -38,8 +38,36 @@ class Ending(NamedTuple):
     lines: tuple[tuple[str, str], ...]
 
 
-class Story(ABC, Generic[S]):
-    """How a kind is told. A kind adds what its runs have made."""
+class Story(ABC):
+    """How a kind is told."""
+
+    @abstractmethod
+    def moment(self, status: Manifest) -> Moment:
+        """Where it stands now."""
+
+    @abstractmethod
+    def chapters(self, status: Manifest) -> list[Chapter]:
+        """What has begun or come to its end."""
+
+    @abstractmethod
+    def ending(self, name: str, status: Manifest, volumes: Volumes) -> Ending:
+        """How it ended."""
+
+    @abstractmethod
+    def is_over(self, status: Manifest) -> bool:
+        """Whether it has come to its end."""
+
+    @abstractmethod
+    def succeeded(self, status: Manifest) -> bool:
+        """Whether that end was the wanted one."""
+
+    @abstractmethod
+    def left(self, status: Manifest) -> str:
+        """What is left of it when its engine is stopped."""
+
+
+class JobStory(Story, Generic[S]):
+    """How a job is told. A kind adds what its runs have made."""
 
     form: type[S]
     """The kind's status."""
@@ -92,13 +120,12 @@ class Story(ABC, Generic[S]):
         job = self.form.model_validate(status)
         return Ending((), (), tuple(failed(job))) if job.phase == "Failed" else self.good_end(name, job, volumes)
 
-    def checkpoint(self, status: Manifest) -> int | None:
+    def left(self, status: Manifest) -> str:
         """The last step that any attempt has saved, from which a stopped job goes on."""
         job = self.form.model_validate(status)
-        reported = [run.checkpoint for run in job.progress.runs.values()]
-        return max(
-            (step for step in (*reported, *(row.checkpoint for row in job.runs)) if step is not None), default=None
-        )
+        saved = (*(run.checkpoint for run in job.progress.runs.values()), *(row.checkpoint for row in job.runs))
+        step = max((step for step in saved if step is not None), default=None)
+        return "before its first checkpoint" if step is None else f"the checkpoint of step {step} is kept"
 
     def _outcome(self, job: S, row: RunRecord) -> str:
         """What became of a run, in one line."""
@@ -109,9 +136,6 @@ class Story(ABC, Generic[S]):
         word = "stopped" if row.state == "Stopped" else "failed"
         why = f": {row.message}" if row.message else "." if at else ""
         return f"{word}: {row.reason}{why}{at}"
-
-
-AnyStory = Story[Any]
 
 
 def clock(seconds: int) -> str:

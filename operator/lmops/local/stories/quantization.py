@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from lmops.api.compressionreport import CompressionReport, Interval, ModelFigures, QuantizeJobStatus
 from lmops.api.status import RunRecord
-from lmops.local.stories import Ending, Story, figure, size
+from lmops.local.stories import Ending, JobStory, figure, size
 from lmops.local.volumes import Volumes
 
 
-class QuantizationStory(Story[QuantizeJobStatus]):
+class QuantizationStory(JobStory[QuantizeJobStatus]):
     """How a QuantizeJob is told."""
 
     form = QuantizeJobStatus

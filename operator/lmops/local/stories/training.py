@@ -6,11 +6,11 @@ import re
 
 from lmops.api.status import RunRecord
 from lmops.api.trainingstatus import DatasetReport, EvaluationReport, TrainingJobStatus
-from lmops.local.stories import Ending, Story, figure, size
+from lmops.local.stories import Ending, JobStory, figure, size
 from lmops.local.volumes import Volumes
 
 
-class TrainingStory(Story[TrainingJobStatus]):
+class TrainingStory(JobStory[TrainingJobStatus]):
     """How a TrainingJob is told."""
 
     form = TrainingJobStatus

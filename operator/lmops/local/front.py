@@ -1,0 +1,96 @@
+"""A service's own address on a laptop: it stays, and leads each connection to a replica that is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+
+from lmops.local.home import Folder, Home, read_json, write_json
+
+HOST = "127.0.0.1"
+PORTS = range(8080, 8180)
+"""The ports that a new service takes the first free one of."""
+CHUNK = 64 * 1024
+NOBODY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+    b'{"error": {"message": "No replica is ready; lmops local get lms says why."}}\n'
+)
+
+
+class Front:
+    """What a cluster's Service does, for one service: connections that are open stay where they are."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self.listening = listening
+        self.port: int = listening.getsockname()[1]
+        self.replicas: tuple[int, ...] = ()
+        """The ports of those that are ready."""
+        self._turn = 0
+        self._server: asyncio.Server | None = None
+
+    @classmethod
+    async def opened(cls, home: Home, folder: Folder) -> Front:
+        """Listens at the address that the service has, or at a new one where it has none or has lost it."""
+        front = cls(_bound(_ports(home, folder)))
+        write_json(folder.path / "port.json", front.port)
+        front._server = await asyncio.start_server(front._connected, sock=front.listening)
+        return front
+
+    def lead(self, replicas: Sequence[int]) -> None:
+        """From now on new connections go to these."""
+        self.replicas = tuple(replicas)
+
+    def close(self) -> None:
+        """Takes no more connections."""
+        if self._server:
+            self._server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there = await self._replica()
+            if there is None:
+                writer.write(NOBODY)
+                await writer.drain()
+                return
+            await asyncio.gather(_pumped(reader, there[1]), _pumped(there[0], writer))
+        except OSError:  # one of the two has gone: so does the other
+            pass
+        finally:
+            writer.close()
+
+    async def _replica(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A connection to the next replica in turn that takes one."""
+        for _ in self.replicas:
+            self._turn += 1
+            with suppress(OSError):
+                return await asyncio.open_connection(HOST, self.replicas[self._turn % len(self.replicas)])
+        return None
+
+
+async def _pumped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Passes on all that comes, and its end."""
+    try:
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+    except OSError:
+        writer.close()
+        raise
+
+
+def _ports(home: Home, folder: Folder) -> list[int]:
+    """The service's own port first, then those that no other service has, then any."""
+    kept: int | None = read_json(folder.path / "port.json")
+    others = {read_json(file) for file in home.root.glob("resources/*/*/*/port.json")}
+    return [*([kept] if kept else []), *(port for port in PORTS if port not in others), 0]
+
+
+def _bound(ports: list[int]) -> socket.socket:
+    for port in ports[:-1]:
+        with suppress(OSError):
+            return socket.create_server((HOST, port))
+    return socket.create_server((HOST, ports[-1]))

@@ -1,0 +1,56 @@
+"""A LanguageModelService in words."""
+
+from __future__ import annotations
+
+from lmops.api import LanguageModelServiceStatus
+from lmops.local.stories import Chapter, Ending, Moment, Story
+from lmops.local.volumes import Volumes
+from lmops.plan import Manifest
+
+
+class ServingStory(Story):
+    """How a service is told: it has no end but the one that somebody gives it."""
+
+    def moment(self, status: Manifest) -> Moment:
+        """Where it answers, or what it waits for."""
+        service = LanguageModelServiceStatus.model_validate(status)
+        stage, shown = (service.phase or "Pending").lower(), service.display
+        if service.phase != "Serving":
+            return Moment(stage, waiting=shown.reason)
+        replicas = f"{shown.replicas} ready" if service.replicas.wanted > 1 else ""
+        return Moment(stage, details=tuple(filter(None, (service.url, shown.model, replicas, shown.reason))))
+
+    def chapters(self, status: Manifest) -> list[Chapter]:
+        """The rollout, and the model that waits to be approved."""
+        service = LanguageModelServiceStatus.model_validate(status)
+        rollout, found = service.rollout, []
+        if rollout:
+            key = f"{rollout.revision} {rollout.started_at}"
+            name = rollout.model.uri
+            found.append(Chapter(f"{key} started", "starting", name, ended=False))
+            if rollout.state == "Complete":
+                found.append(Chapter(f"{key} complete", "serving", f"{name} at {service.url}", ended=True))
+            if rollout.state == "Failed":
+                found.append(Chapter(f"{key} {rollout.message}", "failed", rollout.message, ended=True))
+        offers = (c.message for c in service.conditions if c.type == "Following" and c.reason == "AwaitingApproval")
+        return [*found, *(Chapter(offer, "waiting", offer, ended=True) for offer in offers)]
+
+    def ending(self, name: str, status: Manifest, volumes: Volumes) -> Ending:
+        """There is none."""
+        return Ending((), (), ())
+
+    def is_over(self, status: Manifest) -> bool:
+        """Never: even what fails is tried again."""
+        return False
+
+    def succeeded(self, status: Manifest) -> bool:
+        """Whether it serves."""
+        return status.get("phase") == "Serving"
+
+    def left(self, status: Manifest) -> str:
+        """Its address is kept for it."""
+        url = status.get("url")
+        return f"nothing answers at {url} any more" if url else "before it answered"
+
+
+SERVING = ServingStory()

@@ -1,0 +1,54 @@
+"""`python -m lmops_server serve DOCUMENT`: answers every question with what it was told, once its model is loaded.
+
+A file `broken` in the model's folder keeps it from that; a file `slow` makes it take its time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+def main(document: dict[str, Any]) -> int:
+    """Serves until SIGTERM."""
+    folder = Path(os.environ["LMOPS_VOLUMES"]) / document["model"]["uri"].removeprefix("pvc://")
+    loaded = threading.Event()
+    keys = sorted(file.read_text() for file in Path(os.environ.get("LMOPS_API_KEYS", "/nowhere")).glob("*"))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            ready = loaded.is_set() or self.path == "/v2/health/live"
+            body = json.dumps({"model": document["model"], "spec": document["spec"], "keys": keys, "pid": os.getpid()})
+            self.send_response(200 if ready else 503)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer((os.environ["LMOPS_HOST"], int(os.environ["LMOPS_PORT"])), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    print("loads", document["model"]["uri"], flush=True)
+    if (folder / "broken").exists():
+        why = {"class": "Model", "reason": "WeightsMissing", "message": f"{document['model']['uri']} has no weights."}
+        words = {"failure": {**why, "remedy": "Publish the model again."}}
+        Path(os.environ["LMOPS_TERMINATION_LOG"]).write_text(json.dumps(words))
+        return 1
+    while (folder / "slow").exists():
+        time.sleep(0.05)
+    loaded.set()
+    while True:
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[2])))
