@@ -393,7 +393,7 @@ def test_a_pod_waits_for_a_secret_that_is_not_there(tmp_path: Path) -> None:
     (pod,) = found.pods.values()
     assert pod["status"]["containerStatuses"][0]["state"]["waiting"] == {
         "reason": "CreateContainerConfigError",
-        "message": 'secret "hub" not found; apply a Secret of that name together with the job',
+        "message": 'secret "hub" not found; apply a Secret of that name together with it',
     }
 
 

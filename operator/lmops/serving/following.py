@@ -21,6 +21,14 @@ class Choice(NamedTuple):
     """A newer model that waits to be approved."""
 
     @property
+    def brief(self) -> str:
+        """What is to be said of it where there is little room."""
+        if self.offered is None:
+            return self.message
+        waits = "waits to be approved" if self.reason == "AwaitingApproval" else "is newer"
+        return f"{title(self.offered)} {waits}: kubectl describe says how to have it"
+
+    @property
     def follows(self) -> bool:
         """Whether the model is the one that the reference leads to."""
         return self.reason == "Newest"

@@ -140,7 +140,7 @@ def _standing(pods: Pods, rollout: RolloutReport, why: Failure | None, choice: C
         updated = f"{name} takes over: {pods.updated} of {pods.wanted} replicas have it."
         return Standing("RollingOut", "RollingOut", updated, answers=True, moves=True)
     short = pods.ready < pods.wanted
-    said = counted if short else choice.message if not choice.follows else ""
+    said = counted if short else choice.brief if not choice.follows else ""
     return Standing("Serving", "ReplicasMissing" if short else "Serving", said, answers=True, moves=short)
 
 
