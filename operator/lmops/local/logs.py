@@ -30,7 +30,7 @@ def print_logs(folder: Folder, stage: str, follow: bool, out: TextIO) -> bool:
 
 def _logs(folder: Folder, stage: str) -> list[tuple[str, Path]]:
     """The log files in order, each with what stands before its lines where several pods speak."""
-    pods = [(pod, path) for pod, path in folder.past_pods() if (path / "log").exists()]
+    pods = _present([(pod, path) for pod, path in folder.past_pods() if (path / "log").exists()])
     last: dict[str, int] = {}
     for pod, _ in pods:
         last[_stage(pod)] = max(last.get(_stage(pod), 0), _attempt(pod))
@@ -39,6 +39,12 @@ def _logs(folder: Folder, stage: str) -> list[tuple[str, Path]]:
     return [
         (f"[{pod['metadata']['name']}] " if groups.count(_stage(pod)) > 1 else "", path / "log") for pod, path in chosen
     ]
+
+
+def _present(pods: list[tuple[Manifest, Path]]) -> list[tuple[Manifest, Path]]:
+    """All pods of a job; of a service, whose pods replace each other, those that are there, or the last one."""
+    there = [row for row in pods if not row[0].get("gone")] or pods[-1:]
+    return [row for row in pods if _stage(row[0]) != "serve" or row in there]
 
 
 def _stage(pod: Manifest) -> str:

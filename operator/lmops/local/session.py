@@ -148,9 +148,9 @@ class Session:
     def _interrupt(self) -> None:
         """The first time everything stops in order, the second time at once."""
         self.interrupts += 1
-        busy = [engine for engine in self.engines.values() if engine.kubelet.running]
+        busy = [engine.kind.story.parting for engine in self.engines.values() if engine.kubelet.running]
         if busy and self.interrupts == 1:
-            self.screen.say("Stopping: running pods save a checkpoint first. Ctrl-C again ends them at once.")
+            self.screen.say(f"Stopping: {', '.join(dict.fromkeys(busy))}. Ctrl-C again ends them at once.")
         for engine in self.engines.values():
             engine.stop()
         for task in self.following:

@@ -41,6 +41,9 @@ class Ending(NamedTuple):
 class Story(ABC):
     """How a kind is told."""
 
+    parting: str
+    """What its pods do when they are told to end."""
+
     @abstractmethod
     def moment(self, status: Manifest) -> Moment:
         """Where it stands now."""
@@ -69,6 +72,7 @@ class Story(ABC):
 class JobStory(Story, Generic[S]):
     """How a job is told. A kind adds what its runs have made."""
 
+    parting = "running pods save a checkpoint first"
     form: type[S]
     """The kind's status."""
 

@@ -11,6 +11,8 @@ from lmops.plan import Manifest
 class ServingStory(Story):
     """How a service is told: it has no end but the one that somebody gives it."""
 
+    parting = "requests under way are answered first"
+
     def moment(self, status: Manifest) -> Moment:
         """Where it answers, or what it waits for."""
         service = LanguageModelServiceStatus.model_validate(status)
