@@ -1,0 +1,194 @@
+"""A service beside an API server that misbehaves: its InferenceService is kept as it was written, and is ours alone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from builders import NOON, SETTINGS
+from fakecluster import CrashError, FakeCluster
+from faults import NONE, crash, lose_reply
+from lmops.cluster import RefusedError, UnreachableError
+from lmops.controller import Controller, NotCreatedError
+from lmops.kinds import KINDS
+from lmops.plan import Key, Manifest
+from serving.builders import A, B, job, service
+from store import Store
+
+KEY = Key("LanguageModelService", "default", "reviews")
+CHILD = ("InferenceService", "default", "reviews")
+SOURCE = ("QuantizeJob", "default", "small")
+
+
+class Serving:
+    """A service, the job that it follows, and a KServe whose pods are ready at once."""
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.server = FakeCluster(self.store)
+        self.store.put_new(
+            {**service().manifest(), "metadata": {"name": "reviews", "namespace": "default"}, "status": {}}
+        )
+        self.store.put_new(job(A))
+        self.controller, self.told = self._controller(), 0
+
+    @property
+    def status(self) -> Manifest:
+        """What the service says of itself."""
+        found: Manifest = self.store.objects[KEY]["status"]
+        return found
+
+    @property
+    def child(self) -> Manifest:
+        """What serves it."""
+        return self.store.objects[CHILD]
+
+    def run(self, rounds: int = 30) -> Serving:
+        """Lives until nothing moves any more."""
+        asyncio.run(self._run(rounds))
+        return self
+
+    def publish(self, digest: str) -> None:
+        """The job has made another model."""
+        self.store.put({**self.store.objects[SOURCE], "status": job(digest)["status"]})
+
+    async def _run(self, rounds: int) -> None:
+        listed = False
+        for _ in range(rounds):
+            before = self.store.version
+            try:
+                if not listed:
+                    await self.controller.resync()
+                    listed = True
+                self._watch()
+                await self.controller.reconcile(KEY)
+            except CrashError:
+                self.server.faults, self.controller, listed = NONE, self._controller(), False
+                continue
+            except (RefusedError, UnreachableError, NotCreatedError):
+                pass  # the queue would come back later
+            self._kserve()
+            if listed and self.store.version == before:
+                return
+
+    def _controller(self) -> Controller:
+        return Controller(KINDS, self.server, SETTINGS, lambda: NOON)
+
+    def _watch(self) -> None:
+        changes, self.told = self.store.since(self.told), self.store.version
+        for change in changes:
+            cache = self.controller.cache
+            cache.drop(change.manifest) if change.type == "DELETED" else cache.take(change.manifest)
+
+    def _kserve(self) -> None:
+        """A pod of the newest template by a ReplicaSet, instead of any other."""
+        if "predictor" not in self.store.objects.get(CHILD, {}).get("spec", {}):
+            return
+        labels = self.child["spec"]["predictor"]["labels"]
+        revision = labels["lmops.dev/revision"]
+        for pod in self.store.of("Pod"):
+            if pod["metadata"]["labels"]["lmops.dev/revision"] != revision:
+                self.store.remove(pod)
+        name = f"reviews-predictor-{revision}-0"
+        if ("Pod", "default", name) not in self.store.objects:
+            owner = {"kind": "ReplicaSet", "name": f"reviews-predictor-{revision}", "uid": revision, "controller": True}
+            metadata = {"name": name, "namespace": "default", "labels": labels, "ownerReferences": [owner]}
+            ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+            self.store.put_new({"kind": "Pod", "metadata": metadata, "spec": {"containers": [{}]}, "status": ready})
+
+
+def outcome(of: Serving) -> tuple[Any, ...]:
+    """What must be the same whatever happened on the way."""
+    made = {ref.name: count for ref, count in of.store.made.items() if ref.kind == "InferenceService"}
+    model = of.status["model"]["digest"]
+    return of.status["phase"], model, of.status["rollout"]["state"], of.child["spec"], made
+
+
+def test_a_service_is_written_once_and_then_rests():
+    one = Serving().run()
+
+    assert (one.status["phase"], one.status["replicas"]) == ("Serving", {"wanted": 1, "ready": 1, "updated": 1})
+    assert one.server.writes["apply"] == 1
+    writes, _ = dict(one.server.writes), one.run()
+    assert dict(one.server.writes) == writes
+
+
+WHOLE = Serving().run()
+END = outcome(WHOLE)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("request_number", range(1, WHOLE.server.requests + 1))
+def test_a_crash_at_any_request_changes_nothing(request_number: int, when: str):
+    one = Serving()
+    one.server.faults = crash(request_number, when)
+
+    assert outcome(one.run()) == END
+
+
+@pytest.mark.parametrize("request_number", range(1, WHOLE.server.requests + 1))
+def test_an_answer_that_is_lost_changes_nothing(request_number: int):
+    one = Serving()
+    one.server.faults = lose_reply(request_number)
+
+    one.run()
+
+    assert outcome(one.run()) == END
+
+
+def test_a_model_that_its_job_makes_anew_wakes_the_service():
+    one = Serving().run()
+    woken: list[Key] = []
+    one.controller.changed = woken.append
+    one.publish(B)
+
+    one.run()
+
+    assert outcome(one)[:3] == ("Serving", B, "Complete")
+    assert [model["digest"] for model in one.status["history"]] == [A, B]
+
+
+def test_what_somebody_edits_is_repaired():
+    one = Serving().run()
+    spec = one.child["spec"]
+    one.store.put({**one.child, "spec": {"predictor": {**spec["predictor"], "minReplicas": 7}}})
+
+    assert one.run().child["spec"] == spec
+
+
+def test_what_somebody_deletes_is_written_anew():
+    one = Serving().run()
+    before = one.child["metadata"]["uid"]
+    one.store.remove(one.child)
+
+    one.run()
+
+    assert one.child["metadata"]["uid"] != before
+    assert one.status["phase"] == "Serving"
+
+
+def test_what_is_not_ours_is_left_alone_and_told():
+    one = Serving()
+    foreign = {"kind": "InferenceService", "metadata": {"name": "reviews", "namespace": "default"}, "spec": {"a": 1}}
+    one.store.put_new(foreign)
+
+    one.run()
+
+    assert one.child["spec"] == {"a": 1}
+    assert one.status["display"]["reason"] == (
+        "InferenceService reviews is there already and is not ours:"
+        " delete it, or give the LanguageModelService another name."
+    )
+    one.store.remove(one.child)
+    assert outcome(one.run())[:3] == ("Serving", A, "Complete")
+
+
+def test_pods_that_only_carry_our_labels_are_nobodys():
+    one = Serving().run()
+    pod = next(iter(one.store.of("Pod")))
+    metadata = {**pod["metadata"], "name": "forged", "uid": "u-x", "ownerReferences": []}
+    one.store.put_new({**pod, "metadata": metadata})
+
+    assert one.run().status["replicas"]["ready"] == 1
