@@ -18,8 +18,12 @@ OFTEN = 15.0
 """Seconds between two looks."""
 LONG, LONG_QUEUED = timedelta(seconds=10), timedelta(seconds=60)
 """How long a child may be without its pods, or a queue may hold it back, before somebody is asked why."""
-WORDS = {"Job": "FailedCreate", "PyTorchJob": "FailedCreatePod"}
+WORDS = {"Job": "FailedCreate", "PyTorchJob": "FailedCreatePod", "InferenceService": "FailedCreate"}
 """The reason of the event with which the controller of a kind tells that it could not create a pod."""
+RECENT = timedelta(minutes=20)
+"""How old the words on a ReplicaSet may be: its controller says them again at least that often."""
+PREDICTOR = "-predictor-"
+"""What stands between the name of an InferenceService and the rest of its ReplicaSets' names."""
 KUEUE = "/apis/kueue.x-k8s.io"
 OPENING = re.compile(r'^Error creating: (pods? "[^"]*" is forbidden: )?')
 """How every such event begins; the name of a pod that never was is another each time."""
@@ -57,9 +61,8 @@ class Obstacles:
 
     def _lacking(self, held: bool, longer_than: timedelta) -> Iterator[tuple[Key, Manifest]]:
         """The children that have fewer pods than they want for so long."""
-        jobs = (row for row in self.cache.children() if row[1]["kind"] in WORDS)
-        for key, child, pods in jobs:
-            if pods < wanted_pods(child) and is_held(child) == held and not end_of(child):
+        for key, child, pods in self.cache.children():
+            if pods < _wanted(child) and _is_held(child) == held and not _has_ended(child):
                 born = child["metadata"].get("creationTimestamp")
                 if born and self.now() - datetime.fromisoformat(born) >= longer_than:
                     yield key, child
@@ -85,13 +88,22 @@ class Obstacles:
         last: dict[str, tuple[str, str]] = {}
         try:
             async for event in self.cluster.list("Event", namespace, fields=f"reason={WORDS[kind]}"):
-                uid = event.get("regarding", {}).get("uid", "")
-                last[uid] = max(last.get(uid, ("", "")), (_when(event), event.get("note") or ""))
+                whose = self._subject(event)
+                last[whose] = max(last.get(whose, ("", "")), (_when(event), event.get("note") or ""))
         except (RefusedError, UnreachableError) as error:
             log.debug("the events of %s could not be read: %s", namespace, error)
-        said = {uid: Refusal("FailedCreate", OPENING.sub("", note)) for uid, (_, note) in last.items()}
-        uids = ((key, child, child["metadata"]["uid"]) for key, child in children)
-        return [(key, Ref.of(child), said[uid]) for key, child, uid in uids if uid in said]
+        said = {whose: Refusal("FailedCreate", OPENING.sub("", note)) for whose, (_, note) in last.items()}
+        mine = ((key, child, _name_in_events(child)) for key, child in children)
+        return [(key, Ref.of(child), said[name]) for key, child, name in mine if name in said]
+
+    def _subject(self, event: Manifest) -> str:
+        """Whom an event is about: a child's UID; or the name of the InferenceService that a ReplicaSet belongs to."""
+        regarding = event.get("regarding", {})
+        if regarding.get("kind") != "ReplicaSet":
+            return str(regarding.get("uid", ""))
+        when = _when(event)
+        is_old = not when or self.now() - datetime.fromisoformat(when) > RECENT
+        return "" if is_old else str(regarding.get("name", "")).rpartition(PREDICTOR)[0] + PREDICTOR
 
     async def _told_by_kueue(self, namespace: str, queue: str) -> Refusal | None:
         """Why nobody may be serving a queue; `None` where it is served."""
@@ -113,6 +125,27 @@ class Obstacles:
         conditions = found.get("status", {}).get("conditions") or ()
         idle: Manifest = next((c for c in conditions if (c["type"], c["status"]) == ("Active", "False")), {})
         return Refusal("QueueInactive", f"it takes nothing: {idle.get('message')}") if idle else None
+
+
+def _serves(child: Manifest) -> bool:
+    return bool(child["kind"] == "InferenceService")
+
+
+def _wanted(child: Manifest) -> int:
+    return int(child["spec"]["predictor"].get("minReplicas", 1)) if _serves(child) else wanted_pods(child)
+
+
+def _is_held(child: Manifest) -> bool:
+    return not _serves(child) and is_held(child)
+
+
+def _has_ended(child: Manifest) -> bool:
+    return not _serves(child) and bool(end_of(child))
+
+
+def _name_in_events(child: Manifest) -> str:
+    """By what the words on a child are found: those on a service's pods are on a ReplicaSet that nobody knows here."""
+    return f"{child['metadata']['name']}{PREDICTOR}" if _serves(child) else str(child["metadata"]["uid"])
 
 
 def _when(event: Manifest) -> str:

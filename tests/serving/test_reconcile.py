@@ -196,6 +196,22 @@ def test_kserves_own_words_are_told_where_it_makes_no_pods():
     assert (late.status.failure.reason, late.status.failure.message) == ("ReplicaFailure", "exceeded quota")
 
 
+def test_what_would_not_make_the_pods_is_told_in_its_own_words():
+    old = serving(A)
+    rolling = kept(old, after(old, job(B), child(old, A), pod(old, A)))
+    obstacle = Refusal("FailedCreate", "exceeded quota: small, requested: limits.memory=8Gi")
+
+    plan = after(rolling, job(B), child(rolling, B), pod(rolling, A), obstacles={ISVC: obstacle})
+
+    assert (plan.status.phase, plan.status.failure.class_, plan.status.failure.reason) == (
+        "Degraded",
+        "Unschedulable",
+        "FailedCreate",
+    )
+    assert "InferenceService reviews has no pods: exceeded quota: small" in plan.status.rollout.message
+    assert plan.status.rollout.message.endswith("With rollout.surge 0 an old replica makes room first.")
+
+
 def test_a_replica_that_is_lost_later_is_no_rollout():
     one = serving(A, scaling={"minReplicas": 2})
     starts = (job(A), child(one, A))

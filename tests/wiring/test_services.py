@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ class Serving:
             {**service().manifest(), "metadata": {"name": "reviews", "namespace": "default"}, "status": {}}
         )
         self.store.put_new(job(A))
-        self.controller, self.told = self._controller(), 0
+        self.controller, self.told, self.makes_pods = self._controller(), 0, True
 
     @property
     def status(self) -> Manifest:
@@ -92,7 +93,7 @@ class Serving:
             if pod["metadata"]["labels"]["lmops.dev/revision"] != revision:
                 self.store.remove(pod)
         name = f"reviews-predictor-{revision}-0"
-        if ("Pod", "default", name) not in self.store.objects:
+        if self.makes_pods and ("Pod", "default", name) not in self.store.objects:
             owner = {"kind": "ReplicaSet", "name": f"reviews-predictor-{revision}", "uid": revision, "controller": True}
             metadata = {"name": name, "namespace": "default", "labels": labels, "ownerReferences": [owner]}
             ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
@@ -183,6 +184,27 @@ def test_what_is_not_ours_is_left_alone_and_told():
     )
     one.store.remove(one.child)
     assert outcome(one.run())[:3] == ("Serving", A, "Complete")
+
+
+def test_the_words_on_its_replica_sets_are_its_own():
+    one = Serving()
+    one.makes_pods = False
+    one.run()
+    for minute, name in ((0, "reviews-predictor-7d"), (1, "other-predictor-7d")):
+        note = f'Error creating: pods "{name}-x" is forbidden: exceeded quota: {minute}'
+        regarding = {"kind": "ReplicaSet", "name": name, "uid": f"u-{name}"}
+        event = {"kind": "Event", "metadata": {"name": name, "namespace": "default"}, "reason": "FailedCreate"}
+        when = f"2026-11-23T12:0{minute}:00Z"
+        one.store.put_new({**event, "note": note, "deprecatedLastTimestamp": when, "regarding": regarding})
+
+    one.controller.now = lambda: NOON + timedelta(minutes=5)
+    asyncio.run(one.controller.obstacles.look(lambda key: None))
+    assert one.controller.obstacles.heard == {}
+    one.controller.obstacles.now = one.controller.now
+    asyncio.run(one.controller.obstacles.look(lambda key: None))
+
+    one.run()
+    assert one.status["failure"]["message"] == "InferenceService reviews has no pods: exceeded quota: 0"
 
 
 def test_pods_that_only_carry_our_labels_are_nobodys():

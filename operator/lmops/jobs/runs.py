@@ -275,11 +275,12 @@ def _hindered(state: Active, child: Manifest, pods: int, obstacle: Refusal) -> A
     """An attempt whose controller cannot make its pods, and says why."""
     if pods >= state.wanted or (since := group.born(child)) is None:
         return state
-    blocked = Blocked(_not_created(Ref.of(child), obstacle), since)
+    blocked = Blocked(not_created(Ref.of(child), obstacle), since)
     return replace(state, waiting=f"{obstacle.reason}: {obstacle.message}", blocked=blocked)
 
 
-def _not_created(this: Ref, obstacle: Refusal) -> Failure:
+def not_created(this: Ref, obstacle: Refusal) -> Failure:
+    """Why a child has no pods, from the words of whoever would not make them."""
     words = obstacle.message
     class_: FailureClass = "Unschedulable" if "exceeded quota" in words else "Settings"
     remedy = f"kubectl describe {this.kind.lower()} {this.name} shows who refused its pods."

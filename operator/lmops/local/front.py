@@ -51,6 +51,8 @@ class Front:
         try:
             there = await self._replica()
             if there is None:
+                with suppress(TimeoutError):  # an answer to what was not read is lost on its way
+                    await asyncio.wait_for(reader.read(CHUNK), 1.0)
                 writer.write(NOBODY)
                 await writer.drain()
                 return

@@ -8,6 +8,7 @@ from lmops.api import Failure, LanguageModelService, LanguageModelServiceStatus
 from lmops.api.reference import ResolvedModel
 from lmops.api.servicestatus import RolloutReport, ServicePhase
 from lmops.jobs.policies import fits
+from lmops.jobs.runs import not_created
 from lmops.plan import Manifest, Observed, Ref
 from lmops.plan import Plan as AnyPlan
 from lmops.serving.following import Choice, chosen, is_same, title
@@ -19,6 +20,7 @@ from lmops.settings import Settings
 Plan = AnyPlan[LanguageModelServiceStatus]
 UNHEARD = timedelta(seconds=60)
 """How soon what a service waits for is looked at again, should nobody say that it has come."""
+NO_ROOM = "With rollout.surge 0 an old replica makes room first."
 
 
 def reconcile(service: LanguageModelService, observed: Observed, now: datetime, settings: Settings) -> Plan:
@@ -30,11 +32,11 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
         return _planned(service, _refused(why), choice, now)
     wanted, child = inferenceservice(service, choice.model, settings), observed.children.get(ref(service))
     if refusal := observed.refused.get(ref(service)):
-        standing = Standing("Pending", refusal.reason, refusal.message, moves=not refusal.is_final)
+        final = refusal.is_final
+        standing = Standing("Pending", refusal.reason, refusal.message, accepted=not final, moves=not final)
         return _planned(service, standing, choice, now, apply=(wanted,))
     pods = Pods.of(service, observed, revision_of(wanted))
-    unmade = without_pods(child, now) if child and not (pods.new or pods.old) else None
-    why = pods.failure(now) or unmade
+    why = pods.failure(now) or _unmade(service, observed, pods, now)
     rollout = _rollout(service, choice.model, revision_of(wanted), pods, why, now)
     return _planned(
         service,
@@ -48,6 +50,15 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
         url=_address(child) or service.status.url,
         **_answering(service, choice.model, rollout),
     )
+
+
+def _unmade(service: LanguageModelService, observed: Observed, pods: Pods, now: datetime) -> Failure | None:
+    """Why there are fewer pods than there should be: in the words of Kubernetes, or of KServe."""
+    this = ref(service)
+    if (obstacle := observed.obstacles.get(this)) and len(pods.new) < pods.wanted:
+        return not_created(this, obstacle)
+    child = observed.children.get(this)
+    return without_pods(child, now) if child and not (pods.new or pods.old) else None
 
 
 def expected(service: LanguageModelService, settings: Settings) -> tuple[Ref, ...]:
@@ -105,7 +116,8 @@ def _rollout(
     if why is None:
         return new
     if not has_crashed(why):
-        return new.model_copy(update={"message": f"{why.message} {why.remedy}"})
+        room = f" {NO_ROOM}" if why.class_ == "Unschedulable" and pods.old else ""
+        return new.model_copy(update={"message": f"{why.message} {why.remedy}{room}"})
     kept = service.status.model
     stays = (
         f" {title(kept)} goes on to serve: set model.digest to keep it." if kept and not is_same(kept, model) else ""
