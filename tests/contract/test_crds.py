@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from api.cases import BASES, BEFORE, CASES, EDITS, MISFORMED, Case, Fields, model, resource
+from api.cases import BEFORE, CASES, EDITS, JOBS, MISFORMED, Case, Fields, model, resource
 from api.test_types import unchanging
 from builders import World, trainingjob
 from cluster.client import Cluster, KubectlError, Manifest
@@ -77,7 +77,7 @@ def test_a_job_that_exists_keeps_its_settings(cluster: Cluster, namespace: str, 
     ]
 
 
-@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("kind", JOBS)
 @pytest.mark.parametrize("field", ["workspace", "credentials"])
 def test_a_section_cannot_be_taken_away(cluster: Cluster, namespace: str, kind: str, field: str) -> None:
     cluster.apply(resource(kind, EDITS[kind, field]), namespace=namespace)
