@@ -229,7 +229,9 @@ def test_a_replica_that_is_lost_later_is_no_rollout():
 
 def test_an_evicted_pod_has_a_successor_and_is_no_trouble():
     old = serving(A)
-    evicted = {**pod(old, A, "gone"), "status": {"phase": "Failed", "reason": "Evicted"}}
+    state = {"terminated": {"exitCode": 137, "reason": "Error"}}
+    status = {"phase": "Failed", "reason": "Evicted", "containerStatuses": [{"state": state}]}
+    evicted = {**pod(old, A, "gone"), "status": status}
 
     plan = after(old, job(A), child(old, A), evicted, pod(old, A, "next"))
 

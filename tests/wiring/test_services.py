@@ -151,6 +151,18 @@ def test_a_model_that_its_job_makes_anew_wakes_the_service():
     assert [model["digest"] for model in one.status["history"]] == [A, B]
 
 
+def test_how_a_container_ended_last_is_seen_while_it_waits_to_start_again():
+    one = Serving().run()
+    [pod] = one.store.of("Pod")
+    end = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+    container = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": end}
+    one.store.put({**pod, "status": {"phase": "Running", "containerStatuses": [container]}})
+
+    one.run()
+
+    assert (one.status["phase"], one.status["failure"]["reason"]) == ("Failed", "OOMKilled")
+
+
 def test_what_somebody_edits_is_repaired():
     one = Serving().run()
     spec = one.child["spec"]

@@ -20,9 +20,7 @@ CONTAINER = "kserve-container"  # the webhook renames a container of any other n
 PORT = 8080
 KEYS = "/var/run/lmops/api-keys"
 REVISION = f"{GROUP}/revision"
-"""The label that tells pods of one model and settings from those of another."""
-WRITTEN = f"{GROUP}/written"
-"""The annotation with the hash of all that was written: what is no longer wanted shows in nothing else."""
+"""The label that tells pods of one model and settings from those of another, made of all that is said of them."""
 STARTS_WITHIN = 1800
 """Seconds that a model may take to load before its container is started anew."""
 
@@ -37,10 +35,17 @@ def inferenceservice(service: LanguageModelService, model: ResolvedModel, settin
     template = _template(service, model, settings)
     revision = _hash(template)
     ours = labels(service.kind, service.metadata.name, service.metadata.name, "serve", 0)
-    manifest: Manifest = {
+    annotations = {
+        "serving.kserve.io/deploymentMode": "Standard",
+        "serving.kserve.io/autoscalerClass": "hpa" if service.spec.scaling.max_replicas else "none",
+    }
+    return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": KIND,
-        "metadata": owned(service.kind, service.metadata, ref(service).name, ours),
+        "metadata": {
+            **owned(service.kind, service.metadata, ref(service).name, ours),
+            "annotations": annotations,
+        },
         "spec": {
             "predictor": {
                 **template["spec"],
@@ -51,12 +56,6 @@ def inferenceservice(service: LanguageModelService, model: ResolvedModel, settin
             }
         },
     }
-    annotations = {
-        "serving.kserve.io/deploymentMode": "Standard",
-        "serving.kserve.io/autoscalerClass": "hpa" if service.spec.scaling.max_replicas else "none",
-    }
-    manifest["metadata"]["annotations"] = {**annotations, WRITTEN: _hash([manifest, annotations])}
-    return manifest
 
 
 def revision_of(manifest: Manifest) -> str:
@@ -65,7 +64,7 @@ def revision_of(manifest: Manifest) -> str:
 
 
 def is_kept(wanted: Manifest, found: Manifest) -> bool:
-    """Whether an object has all that we write, and was written with nothing else. Others may add what they like."""
+    """Whether an object has all that we write; others may add to it. What we write no more changes the revision."""
     parts = ("metadata", "spec")
     return all(_holds(wanted[part], found.get(part, {})) for part in parts)
 
