@@ -11,6 +11,7 @@ from typing import NoReturn
 import pytest
 
 from cluster import builds, controlplane, image, kubeflow
+from cluster import kserve as kserves
 from cluster import node as nodes
 from cluster.client import Cluster
 
@@ -27,6 +28,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     with suppress(builds.MissingError):  # said where a test is skipped for it
         if "control_plane" in wanted:
             builds.build(builds.CONTROL_PLANE, say)
+        if "kserve" in wanted:
+            builds.build(("kserve",), say)
         if "node" in wanted:
             _prepare_node(say)
 
@@ -41,6 +44,17 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[controlp
     with controlplane.running(tmp_path_factory.mktemp("control-plane")) as plane:
         kubeflow.start(plane)
         yield plane
+
+
+@pytest.fixture(scope="session")
+def kserve(control_plane: controlplane.ControlPlane) -> controlplane.ControlPlane:
+    """The same with KServe's controller."""
+    try:
+        builds.build(("kserve",))
+    except builds.MissingError as missing:
+        _absent(f"NO KSERVE: {missing}")
+    kserves.start(control_plane)
+    return control_plane
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cluster import builds, controlplane, image, kubeflow, node
+from cluster import builds, controlplane, image, kserve, kubeflow, node
 
 app = typer.Typer(no_args_is_help=True, help="A real Kubernetes, compiled from source: it needs Go, and no Docker.")
 
@@ -22,25 +22,36 @@ def build(everything: Annotated[bool, typer.Option("--node", help="What a node n
     builds.build(builds.NODE if everything else builds.CONTROL_PLANE)
 
 
+Serves = Annotated[bool, typer.Option("--kserve", help="With KServe's controller, too.")]
+
+
 @app.command("control-plane")
-def control_plane() -> None:
+def control_plane(serves: Serves = False) -> None:
     """An API server with its controllers and Kubeflow's training-operator. It needs no root and runs no pods."""
     builds.build(builds.CONTROL_PLANE)
     with _folder() as folder, controlplane.running(folder) as plane:
-        kubeflow.start(plane)
+        _start_others(plane, serves)
         _serve(plane)
 
 
 @app.command("node")
-def with_node() -> None:
+def with_node(serves: Serves = False) -> None:
     """The same with a node, as root on Linux: pods run, and images of this tree are there."""
     node.require()
     builds.build(builds.NODE)
     with _folder() as folder, node.running(folder) as running:
-        kubeflow.start(running)
+        _start_others(running, serves)
         for name in image.SOURCES:
             running.load(image.build(name, folder))
         _serve(running)
+
+
+def _start_others(plane: controlplane.ControlPlane, serves: bool) -> None:
+    """The controllers of others."""
+    kubeflow.start(plane)
+    if serves:
+        builds.build(("kserve",))
+        kserve.start(plane)
 
 
 @contextmanager

@@ -48,9 +48,10 @@ PROGRAMS = {
     "ctr": Program("containerd", "github.com/containerd/containerd/v2/cmd/ctr", 5),
     "coredns": Program("node", "./coredns", 86),
     "pause": Program("node", "./pause", 1),
+    "kserve": Program("kserve", "github.com/kserve/kserve/cmd/manager", 195),
 }
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl", "training-operator")
-NODE = tuple(PROGRAMS)
+NODE = tuple(name for name in PROGRAMS if name != "kserve")
 
 
 def build(names: tuple[str, ...], say: Say = print) -> None:

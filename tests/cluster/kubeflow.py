@@ -37,7 +37,7 @@ def start(plane: ControlPlane) -> None:
             "MY_POD_NAMESPACE": NAMESPACE, "TMPDIR": str(temporary),
         },
     )  # fmt: skip
-    plane.daemons.wait("training-operator", lambda: _is_ready(f"http://{plane.address}:{health}/readyz"))
+    plane.daemons.wait("training-operator", lambda: is_ready(f"http://{plane.address}:{health}/readyz"))
 
 
 def _manifests(authority: Pair, pair: Pair, url: str) -> list[Manifest]:
@@ -90,7 +90,8 @@ def _serving_certificates(plane: ControlPlane, pair: Pair) -> Path:
     return temporary
 
 
-def _is_ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
+    """Whether a daemon says so itself."""
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
             return bool(answer.status == 200)

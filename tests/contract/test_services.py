@@ -1,0 +1,168 @@
+"""The operator beside KServe's own controller and webhooks: it serves, rolls over and repairs. Tests play the pods."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cluster.client import BACK_OFF, Cluster, Manifest
+from cluster.controlplane import ControlPlane
+from cluster.players import Players
+from serving.builders import last_words
+
+pytestmark = pytest.mark.usefixtures("kserve", "running_operator")
+REVISION = "lmops.dev/revision"
+
+
+class Service:
+    """A service in a namespace of its own, and its pods."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self.cluster, self.namespace = cluster, namespace
+        self.players = Players(cluster, namespace, "reviews", kind="languagemodelservice")
+
+    def apply(self, uri: str, **spec: Any) -> None:
+        """What a user wants."""
+        sections = {"model": {"from": {"uri": uri}}, "resources": {"perNode": {"cpu": "1500m"}}, **spec}
+        kind = {"apiVersion": "lmops.dev/v1alpha1", "kind": "LanguageModelService", "metadata": {"name": "reviews"}}
+        self.cluster.apply({**kind, "spec": sections}, namespace=self.namespace)
+
+    def until(self, phase: str) -> Manifest:
+        """Its status, once it is in a phase."""
+        found = self.cluster.until(
+            "languagemodelservice", "reviews", lambda lms: lms.get("status", {}).get("phase") == phase, self.namespace
+        )
+        status: Manifest = found["status"]
+        return status
+
+    def pod(self, *but: str) -> Manifest:
+        """A pod of a revision that is none of these."""
+        end = time.monotonic() + BACK_OFF
+        while time.monotonic() < end:
+            found = self.cluster.list("pod", self.namespace, "lmops.dev/run=reviews")
+            for pod in found:
+                if "deletionTimestamp" not in pod["metadata"] and pod["metadata"]["labels"][REVISION] not in but:
+                    return pod
+            time.sleep(0.2)
+        raise TimeoutError(f"no such pod: {self.players.describe()}")
+
+    def ready(self, pod: Manifest) -> None:
+        """A pod is ready."""
+        self.players.set(pod, "Running", running={"startedAt": "2026-11-23T12:00:00Z"})
+
+    def crash(self, pod: Manifest, message: str) -> None:
+        """A pod's server ends, again and again."""
+        name = pod["spec"]["containers"][0]["name"]
+        end = {"exitCode": 1, "reason": "Error", "message": message}
+        waits = {"waiting": {"reason": "CrashLoopBackOff"}}
+        container = {"name": name, "image": "i", "imageID": "", "ready": False, "restartCount": 3, "state": waits}
+        status = {"phase": "Running", "containerStatuses": [{**container, "lastState": {"terminated": end}}]}
+        which = ("patch", "pod", pod["metadata"]["name"], "-n", self.namespace)
+        patch = json.dumps({"status": status})
+        self.cluster.kubectl(*which, "--type=merge", "-p", patch, "--subresource=status")
+
+    def inferenceservice(self) -> Manifest:
+        """What KServe was asked for."""
+        return self.cluster.get("inferenceservice", "reviews", self.namespace)
+
+
+@pytest.fixture
+def service(cluster: Cluster, kserve: ControlPlane, namespace: str) -> Iterator[Service]:
+    """A service whose one replica is ready."""
+    made = Service(cluster, namespace)
+    made.apply("pvc://models/a")
+    made.ready(made.pod())
+    made.until("Serving")
+    yield made
+    cluster.kubectl("delete", "languagemodelservice", "--all", "-n", namespace, "--wait=false")
+
+
+def test_kserve_makes_of_it_what_was_meant(service: Service) -> None:
+    status, deployment = (
+        service.until("Serving"),
+        service.cluster.get("deployment", "reviews-predictor", service.namespace),
+    )
+    (main,) = deployment["spec"]["template"]["spec"]["containers"]
+
+    assert status["url"] == f"http://reviews-predictor.{service.namespace}.svc.cluster.local"
+    assert status["model"] == {"uri": "pvc://models/a"}
+    assert status["replicas"] == {"wanted": 1, "ready": 1, "updated": 1}
+    assert (main["name"], main["command"]) == ("kserve-container", ["python", "-m", "lmops_server", "serve"])
+    assert main["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
+    assert main["resources"]["limits"]["cpu"] == "1500m"
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    template = deployment["spec"]["template"]["metadata"]
+    assert (template["annotations"]["prometheus.io/port"], template["labels"]["lmops.dev/job"]) == ("8080", "reviews")
+    ports = service.cluster.get("service", "reviews-predictor", service.namespace)["spec"]["ports"]
+    assert [(port["port"], port["targetPort"]) for port in ports] == [(80, 8080)]
+    assert not service.cluster.list("horizontalpodautoscaler", service.namespace)
+
+
+def test_once_it_serves_nobody_writes_any_more(service: Service) -> None:
+    before = service.inferenceservice()["metadata"]
+
+    time.sleep(5)
+
+    after = service.inferenceservice()["metadata"]
+    assert after["generation"] == before["generation"] == 1
+
+
+def test_another_model_takes_over_when_its_replica_is_ready(service: Service) -> None:
+    old = service.pod()
+    service.apply("pvc://models/b")
+    new = service.pod(old["metadata"]["labels"][REVISION])
+
+    rolling = service.until("RollingOut")
+    assert (rolling["model"]["uri"], rolling["rollout"]["model"]["uri"]) == ("pvc://models/a", "pvc://models/b")
+    assert service.pod(new["metadata"]["labels"][REVISION])["metadata"]["name"] == old["metadata"]["name"]
+    service.ready(new)
+
+    over = service.until("Serving")
+    assert (over["model"]["uri"], [model["uri"] for model in over["history"]]) == (
+        "pvc://models/b",
+        ["pvc://models/a", "pvc://models/b"],
+    )
+
+
+def test_a_model_that_does_not_come_up_is_told_while_the_old_one_serves(service: Service) -> None:
+    old = service.pod()
+    service.apply("pvc://models/b")
+    new = service.pod(old["metadata"]["labels"][REVISION])
+    service.crash(new, last_words("Model", "WeightsMissing", "pvc://models/b has no weights."))
+
+    failed = service.until("Degraded")
+    assert (failed["failure"]["reason"], failed["rollout"]["state"]) == ("WeightsMissing", "Failed")
+    assert failed["replicas"] == {"wanted": 1, "ready": 1, "updated": 0}
+    service.apply("pvc://models/a")
+
+    assert service.until("Serving")["model"]["uri"] == "pvc://models/a"
+
+
+def test_what_somebody_edits_or_deletes_comes_back(service: Service) -> None:
+    which = ("inferenceservice", "reviews", "-n", service.namespace)
+    patch = {"spec": {"predictor": {"minReplicas": 3, "maxReplicas": 3}}}
+    service.cluster.kubectl("patch", *which, "--type=merge", "-p", json.dumps(patch))
+    service.cluster.until("inferenceservice", "reviews", _has_one_replica, service.namespace)
+    uid = service.inferenceservice()["metadata"]["uid"]
+    service.cluster.kubectl("delete", *which, "--wait=false")
+
+    service.cluster.until(
+        "inferenceservice", "reviews", lambda found: bool(found["metadata"]["uid"] != uid), service.namespace
+    )
+
+
+def test_an_autoscaler_is_made_where_there_may_be_more_replicas(service: Service) -> None:
+    service.apply("pvc://models/a", scaling={"minReplicas": 1, "maxReplicas": 3, "target": 60})
+
+    found = service.cluster.until("horizontalpodautoscaler", "reviews-predictor", bool, service.namespace)
+    assert (found["spec"]["minReplicas"], found["spec"]["maxReplicas"]) == (1, 3)
+    (metric,) = found["spec"]["metrics"]
+    assert metric["resource"] == {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}}
+
+
+def _has_one_replica(found: Manifest) -> bool:
+    return bool(found["spec"]["predictor"]["minReplicas"] == 1)
