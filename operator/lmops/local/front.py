@@ -48,19 +48,23 @@ class Front:
             self._server.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await self._replica()
         try:
-            there = await self._replica()
             if there is None:
                 with suppress(TimeoutError):  # an answer to what was not read is lost on its way
                     await asyncio.wait_for(reader.read(CHUNK), 1.0)
                 writer.write(NOBODY)
                 await writer.drain()
                 return
-            await asyncio.gather(_pumped(reader, there[1]), _pumped(there[0], writer))
-        except OSError:  # one of the two has gone: so does the other
+            async with asyncio.TaskGroup() as both:
+                both.create_task(_pumped(reader, there[1]))
+                both.create_task(_pumped(there[0], writer))
+        except* OSError:  # one of the two has gone: so does the other
             pass
         finally:
             writer.close()
+            if there:
+                there[1].close()
 
     async def _replica(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """A connection to the next replica in turn that takes one."""
@@ -73,15 +77,10 @@ class Front:
 
 async def _pumped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Passes on all that comes, and its end."""
-    try:
-        while data := await reader.read(CHUNK):
-            writer.write(data)
-            await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
-    except OSError:
-        writer.close()
-        raise
+    while data := await reader.read(CHUNK):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
 
 
 def _ports(home: Home, folder: Folder) -> list[int]:
