@@ -48,9 +48,10 @@ bench-operator: .venv/dev
 locks: .venv/uv
 	$(BIN)/uv pip compile $(LOCKS) requirements/uv.in -o requirements/uv.txt
 	$(BIN)/uv pip compile $(LOCKS) --no-deps examples/packages.in -o examples/packages.txt
-	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra local --extra trainer --extra compressor --extra checkout -o requirements/laptop.txt
+	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra local --extra trainer --extra compressor --extra server --extra checkout -o requirements/laptop.txt
 	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra trainer -c requirements/laptop.txt -o images/trainer/requirements.txt
 	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra trainer --extra compressor -c requirements/laptop.txt -o images/compressor/requirements.txt
+	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra trainer --extra compressor --extra server -c requirements/laptop.txt -o images/server/requirements.txt
 	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra operator -c requirements/laptop.txt -o images/operator/requirements.txt
 	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --all-extras -c requirements/laptop.txt -o requirements/dev.txt
 

@@ -114,7 +114,7 @@ class Answerer:
 
     def _words(self, rows: Sequence[Row]) -> list[Answer]:
         mask = str(self.tokenizer.mask_token)
-        spelled = [row._replace(text=_with_mask(row.text, mask), pair=_with_mask(row.pair, mask)) for row in rows]
+        spelled = [row._replace(text=with_mask(row.text, mask), pair=with_mask(row.pair, mask)) for row in rows]
         examples = self._examples(spelled, self._dataset.model_copy(update={"long_texts": "Truncate"}))
         answers: list[Answer] = [{} for _ in rows]
         for done in self._passes(examples, over_vocabulary=True):
@@ -214,7 +214,8 @@ def _asked(row: Row) -> Answer:
     return {"row": row.number, "text": row.text} | ({} if row.pair is None else {"pair": row.pair})
 
 
-def _with_mask(text: str | None, mask: str) -> Any:
+def with_mask(text: str | None, mask: str) -> Any:
+    """The text with the mask of this tokenizer, however it was written."""
     for spelling in MASKS:
         text = text.replace(spelling, mask) if text is not None else None
     return text

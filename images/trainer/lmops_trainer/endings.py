@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lmops.api import Compression, Ending, Run
+from lmops.api import Compression, Ending, LastWords, Run
 from lmops.api.run import Stopped
 from lmops.api.status import Failure
 from lmops_trainer.failures import is_permanent
@@ -38,7 +38,7 @@ def job_folder(run: AnyRun) -> Path:
     return path(run.spec.workspace_uri) / "jobs" / run.run.uid
 
 
-def write(ending: Ending) -> None:
+def write(ending: LastWords) -> None:
     """Leaves the ending in the termination log, or on standard output when there is none: by hand, on a shell."""
     text = fitted(ending)
     try:
@@ -67,7 +67,7 @@ def replace(target: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def fitted(ending: Ending) -> str:
+def fitted(ending: LastWords) -> str:
     """The ending in at most 4096 bytes: what is long and least missed goes first."""
     text = _json(ending)
     document = json.loads(text)
@@ -140,11 +140,11 @@ def tail(file: Path, lines: int = 20) -> list[str]:
         return []
 
 
-def _document(ending: Ending) -> dict[str, Any]:
+def _document(ending: LastWords) -> dict[str, Any]:
     return ending.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def _json(ending: Ending) -> str:
+def _json(ending: LastWords) -> str:
     return json.dumps(_document(ending), ensure_ascii=False, separators=(",", ":"))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_log
 
 from lmops.api.model import Architecture, ModelSpec
@@ -26,6 +26,8 @@ from lmops_trainer.tasks import TASKS
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.py")
 REJECTIONS = (ValueError, TypeError, KeyError, AttributeError, AssertionError, ZeroDivisionError)
 """What layers raise for settings that make no model."""
+BODY = "FeatureExtraction"
+"""The task of a model without a head, which no training learns."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 
 
@@ -140,18 +142,18 @@ def _tokens(tokenizer: Any) -> dict[str, int]:
 def _loaded(
     folder: Path, where: str, task: str, labels: list[str] | None, tokenizer: Any, trust: bool, **options: Any
 ) -> PreTrainedModel:
-    _is_model(folder, where)
+    is_model(folder, where)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
     except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(where, error, trust) from error
+        raise unreadable(where, error, trust) from error
     _checked(config, task, where)
     if tokenizer is not None:
         for name, number in _tokens(tokenizer).items():
             setattr(config, name, number)
     if labels is not None:
         _labelled(config, task, labels)
-    loader = heads.loader(TASKS[task].auto_class(), config)
+    loader = heads.loader(_class(task), config)
     try:
         with _silence():
             model, found = loader.from_pretrained(
@@ -164,9 +166,16 @@ def _loaded(
                 output_loading_info=True,
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _unreadable(where, error, trust) from error
-    _only_head_is_new(model, found, where, training=labels is not None)
+        raise unreadable(where, error, trust) from error
+    if task != BODY:  # of that the pooler is not used
+        _only_head_is_new(model, found, where, training=labels is not None)
+    elif lacking := [name for name in found["missing_keys"] if "pooler." not in name]:
+        raise _lacking(where, lacking)
     return model  # type: ignore[no-any-return]
+
+
+def _class(task: str) -> Any:
+    return AutoModel if task == BODY else TASKS[task].auto_class()
 
 
 @contextmanager
@@ -180,7 +189,8 @@ def _silence() -> Iterator[None]:
         transformers_log.set_verbosity(level)
 
 
-def _is_model(folder: Path, where: str) -> None:
+def is_model(folder: Path, where: str) -> None:
+    """Refuses a folder without a configuration, or without weights that are safe to load."""
     if not (folder / "config.json").is_file():
         raise configs.no_model(where, folder)
     names = sorted(file.name for file in folder.iterdir())
@@ -200,8 +210,8 @@ def _is_model(folder: Path, where: str) -> None:
 
 def _checked(config: PretrainedConfig, task: str, where: str) -> None:
     """Refuses a model type that has no class for the task."""
-    mapping = TASKS[task].auto_class()._model_mapping
-    remote = TASKS[task].auto_class().__name__ in (getattr(config, "auto_map", None) or {})
+    mapping = _class(task)._model_mapping
+    remote = _class(task).__name__ in (getattr(config, "auto_map", None) or {})
     fits = remote or type(config) in mapping
     if fits and task == "BertPreTraining" and not remote:
         fits = "next_sentence_label" in inspect.signature(mapping[type(config)].forward).parameters
@@ -228,16 +238,19 @@ def _only_head_is_new(model: PreTrainedModel, found: Any, where: str, training: 
     lacking = [*found["missing_keys"], *(item[0] for item in found["mismatched_keys"])]
     below = sorted(name for name in lacking if name.startswith(prefix) and ".pooler." not in name)
     if below or (lacking and not training):
-        names = below or sorted(lacking)
-        raise Refusal(
-            "Model",
-            "WeightsMissing",
-            f"The weights of {where} do not fit its configuration: {len(names)} are missing or of another shape.",
-            "Copy the model again, with the configuration that it was saved with.",
-            names[:20],
-        )
+        raise _lacking(where, below or sorted(lacking))
     if lacking:
         log.info("new weights, not in %s: %s", where, ", ".join(sorted(lacking)))
+
+
+def _lacking(where: str, names: list[str]) -> Refusal:
+    return Refusal(
+        "Model",
+        "WeightsMissing",
+        f"The weights of {where} do not fit its configuration: {len(names)} are missing or of another shape.",
+        "Copy the model again, with the configuration that it was saved with.",
+        names[:20],
+    )
 
 
 def _fits(model: PreTrainedModel, tokenizer: Any) -> None:
@@ -262,7 +275,8 @@ def _settings(architecture: str) -> Iterator[None]:
         ) from error
 
 
-def _unreadable(where: str, error: Exception, trust: bool) -> Refusal:
+def unreadable(where: str, error: Exception, trust: bool) -> Refusal:
+    """Why a configuration or weights cannot be loaded."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if "trust_remote_code" in str(error) and not trust:
         return Refusal(

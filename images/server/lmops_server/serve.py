@@ -1,0 +1,159 @@
+"""A server's life: open the model, load it, warm it up, answer, and end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from lmops.api import Failure, LastWords, Serving
+from lmops_server import threads
+from lmops_server.admission import Admission
+from lmops_server.metrics import Metrics
+from lmops_server.opened import Opened
+from lmops_server.requestlog import Requests
+from lmops_server.texts import Asked, Texts
+from lmops_server.web.app import app
+from lmops_server.web.endpoint import keys_in
+from lmops_server.web.service import Service
+from lmops_trainer import endings
+from lmops_trainer.failures import failure, failure_of
+from lmops_trainer.log import log, open_log, quiet_libraries
+
+KEEP_ALIVE = 75
+"""Seconds: longer than the proxies in front, which must not find a connection closed that they just use."""
+BACKLOG = 2048
+
+
+def serve(serving: Serving) -> int:
+    """The exit code: 0 when asked to end, 1 when the model cannot be served."""
+    open_log("serve")
+    try:
+        quiet_libraries()
+        service = loaded(serving)
+        asyncio.run(_answering(service))
+    except (Exception, SystemExit) as error:
+        failed = failure_of(error) if isinstance(error, Exception) else _port_taken()
+        log.error("%s: %s %s", failed.reason, failed.message, failed.remedy)
+        if failed.class_ == "Code":
+            log.error("\n".join(failed.evidence))
+        endings.write(LastWords(failure=failed))
+        return 1
+    return 0
+
+
+def loaded(serving: Serving) -> Service:
+    """The model in memory, warm."""
+    began = time.monotonic()
+    opened = Opened.open(serving)
+    metrics = Metrics(opened.name, opened.digest, opened.engine)
+    limits = serving.spec.limits
+    folder = os.environ.get("LMOPS_API_KEYS")
+    service = Service(
+        serving=serving,
+        opened=opened,
+        metrics=metrics,
+        admission=Admission(limits.queue),
+        requests=Requests(float(os.environ.get("LMOPS_LOG_SAMPLE", "0.01"))),
+        keys=keys_in(Path(folder) if folder else None),
+        tokenizer=opened.tokenizer(),
+    )
+    _with_engine(service)
+    metrics.gauge("lmops_inputs_working", "Inputs that wait or are worked on.", lambda: service.admission.taken)
+    metrics.gauge("lmops_inputs_most", "Inputs that are taken on at most.", lambda: service.admission.most)
+    log.info(
+        "%s (%s, %s) is loaded by %s on %s in %.1f s",
+        opened.uri, opened.task, (opened.digest or "no digest")[:19], opened.engine, opened.device,
+        time.monotonic() - began,
+    )  # fmt: skip
+    return service
+
+
+def _with_engine(service: Service) -> None:
+    from lmops_server.encoders import encoder
+
+    opened, metrics = service.opened, service.metrics
+    texts = Texts(opened, encoder(opened, threads.threads()), service.limits.input_tokens, metrics.took)
+    metrics.gauge("lmops_inputs_waiting", "Inputs that no pass has taken yet.", lambda: texts.batcher.waiting)
+    asyncio.run(_warm(texts))
+    service.texts = texts
+
+
+async def _warm(texts: Texts) -> None:
+    """A first answer, short and long: what is allocated and compiled once is so before anybody waits for it."""
+    mask = texts.tokenizer.mask_token or ""
+    for words in (1, texts.opened.max_length):
+        asked = [Asked(" ".join([mask, *["warm"] * (words - 1)]))]
+        if texts.opened.task == "SequenceClassification":
+            await texts.classify(asked)
+        elif texts.opened.task == "MaskedLM":
+            await texts.fill(asked, 1)
+        else:
+            await texts.embed(asked)
+
+
+async def _answering(service: Service) -> None:
+    port = int(os.environ.get("LMOPS_PORT", "8080"))
+    config = uvicorn.Config(
+        app(service),
+        host=os.environ.get("LMOPS_HOST", "0.0.0.0"),
+        port=port,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=service.limits.timeout_seconds,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+    )
+    await _Server(config, service).serve()
+    log.info("ended, with every request answered")
+
+
+class _Server(uvicorn.Server):
+    """On SIGTERM it goes on for a moment, not ready: those who route requests need time to notice."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            log.info("ready: http://%s:%s", self.config.host, self.config.port)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._service.draining:  # asked twice
+            self.should_exit = self.force_exit = True
+            return
+        self._service.draining = True
+        wait = float(os.environ.get("LMOPS_DRAIN_SECONDS", "5")) if number == signal.SIGTERM else 0
+        log.info("%s: no longer ready; ends in %g s, when all requests are answered", number.name, wait)
+        asyncio.get_running_loop().call_later(wait, setattr, self, "should_exit", True)
+
+
+def _port_taken() -> Failure:
+    return failure(
+        "Settings",
+        "PortTaken",
+        f"Port {os.environ.get('LMOPS_PORT', '8080')} cannot be listened on.",
+        "Set LMOPS_PORT to one that is free.",
+    )

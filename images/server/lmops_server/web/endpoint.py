@@ -1,0 +1,291 @@
+"""One route: who may ask, how much is read, how long it may take, and what is told when something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from lmops_server.faults import Fault, wrong
+from lmops_server.metrics import Usage
+from lmops_server.web.service import Service
+from lmops_trainer.failures import Refusal
+from lmops_trainer.log import log
+
+M = TypeVar("M", bound=BaseModel)
+Protocol = Literal["openai", "kserve"]
+BODY_SECONDS = 30
+"""How long a client may take to send its request."""
+GONE = 499
+"""The status in log and metrics of a request whose client did not wait for the answer."""
+TYPES = {401: "authentication_error", 429: "rate_limit_error", 404: "not_found_error", 504: "timeout_error"}
+
+
+@dataclass
+class Call:
+    """A request that is being answered."""
+
+    service: Service
+    scope: Scope
+    body: bytes
+    began: float
+    usage: Usage | None = None
+    """What it has used, once that is known."""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> dict[str, str]:
+        """The parts of the path that have names."""
+        return self.scope.get("path_params", {})  # type: ignore[no-any-return]
+
+    def read(self, form: type[M], body: bytes | None = None) -> M:
+        """The body in its form; a sentence where it has not."""
+        try:
+            return form.model_validate_json(self.body if body is None else body)
+        except ValidationError as error:
+            raise _malformed(error) from error
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An answer that comes in parts, as server-sent events."""
+
+    events: AsyncIterator[dict[str, Any]]
+    last: str | None = "[DONE]"
+
+
+Handler = Callable[[Call], Awaitable[Response | Stream | dict[str, Any]]]
+
+
+class Endpoint:
+    """An ASGI application for one route."""
+
+    def __init__(
+        self, service: Service, route: str, handler: Handler, protocol: Protocol, operation: str | None = None
+    ) -> None:
+        self.service, self.route, self.handler = service, route, handler
+        self.protocol, self.operation = protocol, operation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers, whatever happens, and says how it went."""
+        metrics = self.service.metrics
+        call = Call(self.service, scope, b"", time.perf_counter())
+        told = _Told(send, closing=self.service.draining)
+        metrics.began()
+        status = GONE
+        try:
+            await self._answered(call, receive, told)
+            status = told.status
+        except ClientDisconnect:
+            pass
+        except Exception as error:
+            status = await self._refused(error, told)
+        finally:
+            seconds = time.perf_counter() - call.began
+            metrics.ended(self.route, status, seconds, self.operation, call.usage)
+            self.service.requests.add(self.route, status, seconds, call.usage)
+
+    async def _answered(self, call: Call, receive: Receive, told: _Told) -> None:
+        request = Request(call.scope, receive)
+        self._authorised(request)
+        if call.scope["method"] == "POST":
+            call.body = await self._body(request)
+        left = self.service.limits.timeout_seconds - (time.perf_counter() - call.began)
+        work = asyncio.ensure_future(self._told(call, told))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            done, _ = await asyncio.wait({work, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if work in done:
+                return work.result()
+            if gone in done:
+                raise ClientDisconnect
+            raise Fault(
+                504,
+                f"The answer took longer than {self.service.limits.timeout_seconds} s (limits.timeoutSeconds). "
+                "Ask for less, or try again when the server is less busy.",
+                code="timeout",
+            )
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+
+    async def _told(self, call: Call, told: _Told) -> None:
+        found = await self.handler(call)
+        if isinstance(found, Stream):
+            await told.stream(found)
+        elif isinstance(found, Response):
+            await told.response(found)
+        else:
+            await told.json(200, found, call.headers)
+
+    async def _refused(self, error: Exception, told: _Told) -> int:
+        """Tells what is wrong in the words of the protocol, as far as the answer has not begun."""
+        fault = _fault(error)
+        if fault.status >= 500:
+            log.error("%s: %s", self.route, fault.message, exc_info=None if isinstance(error, Fault) else error)
+        content = shaped(fault, self.protocol)
+        try:
+            if told.status:
+                await told.end(content)
+            else:
+                await told.json(fault.status, content, fault.headers)
+        except OSError:  # nobody is there to be told
+            return GONE
+        return fault.status
+
+    def _authorised(self, request: Request) -> None:
+        keys = self.service.keys()
+        if keys is None:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        known = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys]
+        if scheme.lower() != "bearer" or not any(known):
+            raise Fault(
+                401,
+                "The request carries no key of this service. Send the header `Authorization: Bearer KEY`.",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    async def _body(self, request: Request) -> bytes:
+        """All of it, or as much as shows that it is too long."""
+        most = self.service.limits.body_bytes
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > most:
+            raise _too_large(most)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(min(BODY_SECONDS, self.service.limits.timeout_seconds)):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > most:
+                        raise _too_large(most)
+                    parts.append(part)
+        except TimeoutError as error:
+            raise Fault(
+                408, f"The request was not sent within {BODY_SECONDS} s.", headers={"Connection": "close"}
+            ) from error
+        return b"".join(parts)
+
+
+class _Told:
+    """What was sent of an answer so far."""
+
+    def __init__(self, send: Send, closing: bool) -> None:
+        self._send, self._closing = send, closing
+        self.status = 0
+        """0 as long as nothing was sent."""
+
+    async def response(self, response: Response) -> None:
+        """An answer that is whole."""
+        if self._closing:
+            response.headers["Connection"] = "close"
+        await self._begin(response.status_code, response.raw_headers)
+        await self._send({"type": "http.response.body", "body": response.body})
+
+    async def json(self, status: int, content: dict[str, Any], headers: dict[str, str]) -> None:
+        """An answer as JSON."""
+        body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        await self.response(Response(body, status, headers, "application/json"))
+
+    async def stream(self, stream: Stream) -> None:
+        """The first event decides the status: until it is there, the request can still be refused."""
+        try:
+            async for event in stream.events:
+                if not self.status:
+                    await self._begin(200, _EVENTS)
+                await self._event(json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+            if stream.last is not None:
+                await self._event(stream.last)
+            await self._send({"type": "http.response.body", "body": b""})
+        finally:
+            await stream.events.aclose()  # type: ignore[attr-defined]
+
+    async def end(self, content: dict[str, Any]) -> None:
+        """Ends an answer that has begun with what went wrong."""
+        await self._event(json.dumps(content, ensure_ascii=False))
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _event(self, data: str) -> None:
+        await self._send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
+
+    async def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status = status
+        message: Message = {"type": "http.response.start", "status": status, "headers": headers}
+        await self._send(message)
+
+
+_EVENTS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def shaped(fault: Fault, protocol: Protocol) -> dict[str, Any]:
+    """The fault as clients of the protocol expect it."""
+    if protocol == "kserve":
+        return {"error": fault.message}
+    kind = TYPES.get(fault.status, "invalid_request_error" if fault.status < 500 else "server_error")
+    return {"error": {"message": fault.message, "type": kind, "param": fault.param, "code": fault.code}}
+
+
+def keys_in(folder: Path | None) -> Callable[[], list[str] | None]:
+    """Reads the keys of a mounted Secret, one a file; a changed one counts within seconds. None: everybody may ask."""
+    if folder is None:
+        return lambda: None
+    known: list[str] = []
+    read_at = -1e9
+
+    def keys() -> list[str]:
+        nonlocal known, read_at
+        if time.monotonic() - read_at > 5:
+            files = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")]
+            known = [text for file in files if (text := file.read_text("utf-8").strip())]
+            read_at = time.monotonic()
+        return known
+
+    return keys
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _fault(error: Exception) -> Fault:
+    if isinstance(error, Fault):
+        return error
+    if isinstance(error, Refusal):
+        return wrong(f"{error.message} {error.remedy}".strip())
+    return Fault(500, "The server has a fault of its own; its log says which.")
+
+
+def _too_large(most: int) -> Fault:
+    return Fault(
+        413,
+        f"The body is longer than {most:,} bytes (limits.bodyBytes). Send less at a time.",
+        headers={"Connection": "close"},
+    )
+
+
+def _malformed(error: ValidationError) -> Fault:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if not str(part)[:1].isupper() and "[" not in str(part))
+    if first["type"] == "json_invalid":
+        return wrong(f"The body is not JSON: {first['ctx']['error']}.")
+    if first["type"] == "extra_forbidden":
+        return wrong(f"There is no field {where!r} here; leave it out.", where, "unknown_parameter")
+    return wrong(f"{where or 'The body'}: {first['msg'][:1].lower()}{first['msg'][1:]}.", where or None)
