@@ -52,6 +52,8 @@ class Opened:
     """Its classes, in the order of their numbers."""
     window: int
     """The most tokens that it reads, and writes besides."""
+    vocabulary: int | None
+    """Its tokens are numbers below this one."""
     max_length: int
     """The most tokens of an input that an encoder was trained on."""
     dataset: Dataset
@@ -86,6 +88,7 @@ class Opened:
             digest=digest,
             labels=[name for _, name in sorted((int(number), name) for number, name in classes.items())],
             window=window,
+            vocabulary=getattr(config.get_text_config(), "vocab_size", None),
             max_length=passport.get("maxLength") or min(window, LENGTH),
             dataset=_dataset(passport),
             passport=passport,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -23,9 +25,13 @@ from lmops_server.texts import Asked, Texts
 from lmops_server.web.app import app
 from lmops_server.web.endpoint import keys_in
 from lmops_server.web.service import Service
+from lmops_server.writing import Ask
 from lmops_trainer import endings
 from lmops_trainer.failures import failure, failure_of
 from lmops_trainer.log import log, open_log, quiet_libraries
+
+if TYPE_CHECKING:
+    from lmops_server.writing.writer import Writer
 
 KEEP_ALIVE = 75
 """Seconds: longer than the proxies in front, which must not find a connection closed that they just use."""
@@ -77,16 +83,37 @@ def loaded(serving: Serving) -> Service:
 
 
 def _with_engine(service: Service) -> None:
+    """Loads the weights. What an engine needs is imported by those alone that use it."""
+    opened, metrics, count = service.opened, service.metrics, threads.threads()
+    waiting = "lmops_inputs_waiting", "Inputs that no pass has taken yet."
+    if opened.task == "CausalLM":
+        from lmops_server.writing.decoders import decoder
+        from lmops_server.writing.writer import Writer
+
+        writer = Writer(decoder(opened, count), service.tokenizer, _ends(service), metrics.took)
+        metrics.gauge(*waiting, lambda: writer.waiting)
+        service.writer = writer
+        asyncio.run(_warm_writer(writer, opened))
+        return
     from lmops_server.encoders import encoder
 
-    opened, metrics = service.opened, service.metrics
-    texts = Texts(opened, encoder(opened, threads.threads()), service.limits.input_tokens, metrics.took)
-    metrics.gauge("lmops_inputs_waiting", "Inputs that no pass has taken yet.", lambda: texts.batcher.waiting)
-    asyncio.run(_warm(texts))
+    texts = Texts(opened, encoder(opened, count), service.limits.input_tokens, metrics.took)
+    metrics.gauge(*waiting, lambda: texts.batcher.waiting)
     service.texts = texts
+    asyncio.run(_warm_texts(texts))
 
 
-async def _warm(texts: Texts) -> None:
+def _ends(service: Service) -> set[int]:
+    """The tokens that end a text, whoever names them."""
+    found = {service.tokenizer.eos_token_id}
+    for name in ("generation_config.json", "config.json"):
+        file = service.opened.folder / name
+        told = json.loads(file.read_text("utf-8")).get("eos_token_id") if file.is_file() else None
+        found |= set(told) if isinstance(told, list) else {told}
+    return {int(token) for token in found if token is not None}
+
+
+async def _warm_texts(texts: Texts) -> None:
     """A first answer, short and long: what is allocated and compiled once is so before anybody waits for it."""
     mask = texts.tokenizer.mask_token or ""
     for words in (1, texts.opened.max_length):
@@ -97,6 +124,15 @@ async def _warm(texts: Texts) -> None:
             await texts.fill(asked, 1)
         else:
             await texts.embed(asked)
+
+
+async def _warm_writer(writer: Writer, opened: Opened) -> None:
+    """As `_warm_texts`: two texts of different length, with probabilities."""
+    for length in (1, max(1, min(64, opened.window - 4))):
+        ask = Ask([1] * length, 3, temperature=1.0, top_p=0.95, top_k=60, seed=(0,), logprobs=1, ignore_end=True)
+        _, pieces = writer.begin([ask, ask], streamed=False)
+        async for _ in pieces:
+            pass
 
 
 async def _answering(service: Service) -> None:

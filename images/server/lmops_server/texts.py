@@ -173,10 +173,11 @@ class Texts:
         """Tokens that the client has made itself."""
         if len(ids) > self.opened.window:
             raise too_long(place, len(ids), self.opened.window)
-        if not ids or max(ids) >= len(self.tokenizer) or min(ids) < 0:
+        known = self.opened.vocabulary or len(self.tokenizer)
+        if not ids or max(ids) >= known or min(ids) < 0:
             raise wrong(
                 f"Input {place} is no list of this model's tokens: they are numbers from 0 to "
-                f"{len(self.tokenizer) - 1}. Send a text instead; see also /v1/tokenize.",
+                f"{known - 1}. Send a text instead; see also /v1/tokenize.",
                 "input",
             )
         return Example(ids, None)

@@ -37,7 +37,7 @@ class OnnxRunner:
 
     def outputs(self, batch: Mapping[str, Array], names: list[str]) -> list[Array]:
         """What the graph gives by these names."""
-        return self._run(batch, self._empty(len(batch["input_ids"])), names)
+        return self._run(batch, self.empty(len(batch["input_ids"])), names)
 
     def generate(self, input_ids: Array, new_tokens: int, cached: bool = True) -> Array:
         """The likeliest tokens after `input_ids` ([rows, length], int64, no padding): [rows, new_tokens].
@@ -45,14 +45,21 @@ class OnnxRunner:
         With the cache each step reads one token; without, everything again.
         """
         rows, length = input_ids.shape
-        past, tokens, read = self._empty(rows), input_ids, 0
+        past, tokens, read = self.empty(rows), input_ids, 0
         for _ in range(new_tokens):
-            batch = {"input_ids": tokens[:, read:], "attention_mask": np.ones(tokens.shape, np.int64)}
-            scores, *present = self._run(batch, past, ["logits", *(self._present if cached else [])])
+            scores, present = self.advance(tokens[:, read:], past)
             if cached:
-                past, read = dict(zip(self._past, present, strict=True)), tokens.shape[1]
+                past, read = present, tokens.shape[1]
             tokens = np.concatenate([tokens, scores[:, -1:].argmax(-1)], axis=1)
         return tokens[:, length:]
+
+    def advance(self, input_ids: Array, past: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+        """The scores of tokens ([rows, length]) that come after a cache, and the cache after them."""
+        rows, length = input_ids.shape
+        before = past[self._past[0]].shape[2]
+        batch = {"input_ids": input_ids, "attention_mask": np.ones((rows, before + length), np.int64)}
+        scores, *present = self._run(batch, past, ["logits", *self._present])
+        return scores, dict(zip(self._past, present, strict=True))
 
     def _run(self, batch: Mapping[str, Array], past: Mapping[str, Array], outputs: list[str]) -> list[Array]:
         given = {name: values for name, values in batch.items() if name in self._inputs}
@@ -60,7 +67,7 @@ class OnnxRunner:
             given["token_type_ids"] = np.zeros_like(given["input_ids"])
         return self.session.run(outputs, {**given, **past})  # type: ignore[no-any-return]
 
-    def _empty(self, rows: int) -> dict[str, Array]:
+    def empty(self, rows: int) -> dict[str, Array]:
         """A cache of nothing."""
         shapes = {name: self._inputs[name].shape for name in self._past}
         return {name: np.zeros((rows, shape[1], 0, shape[3]), np.float32) for name, shape in shapes.items()}

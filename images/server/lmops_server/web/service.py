@@ -18,6 +18,7 @@ from lmops_server.requestlog import Requests
 
 if TYPE_CHECKING:
     from lmops_server.texts import Texts
+    from lmops_server.writing.writer import Writer
 
 
 def _version() -> str:
@@ -40,6 +41,8 @@ class Service:
     tokenizer: Any
     texts: Texts | None = None
     """Where it is an encoder."""
+    writer: Writer | None = None
+    """Where it is a language model."""
     draining: bool = False
     """No new requests should come: the process is asked to end."""
     started: int = field(default_factory=lambda: int(time.time()))
@@ -62,6 +65,17 @@ class Service:
         if self.texts is None or (tasks and self.opened.task not in tasks):
             raise self.unfit()
         return self.texts
+
+    def writing(self) -> Writer:
+        """The language model, where it is one."""
+        if self.writer is None:
+            raise self.unfit()
+        return self.writer
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens are numbers below this one."""
+        return self.opened.vocabulary or len(self.tokenizer)
 
     def unfit(self) -> Fault:
         """The model is made for something else."""

@@ -9,6 +9,8 @@ from typing import Any
 from lmops_server.faults import wrong
 from lmops_server.metrics import Usage
 from lmops_server.texts import Asked, Embedded, classes, masks
+from lmops_server.web import openai
+from lmops_server.web.asking import Completion, prompts
 from lmops_server.web.endpoint import Call
 from lmops_server.web.forms import Input, asked
 
@@ -37,8 +39,24 @@ async def answered(call: Call, given: Sequence[Input], settings: dict[str, Any])
     if unfit := set(settings) - SETTINGS[task]:
         raise wrong(f"{min(unfit)!r} means nothing to a model for {task}; leave it out.", f"parameters.{min(unfit)}")
     inputs = asked(list(given))
+    if task == "CausalLM":
+        return await _continued(call, inputs, settings)
     with call.service.admission.take(len(inputs)):
         return await _encoded(call, inputs, settings.get("top_k"))
+
+
+async def _continued(call: Call, inputs: list[Asked], settings: dict[str, Any]) -> list[Answer]:
+    if any(one.pair is not None for one in inputs):
+        raise wrong("A language model goes on with one text; leave the pair out.", "pair")
+    form = Completion(model=call.service.opened.name, prompt=[one.text for one in inputs], **settings)
+    texts = await openai.texts(call, form, prompts(call.service, form), form.max_tokens, "text_completion")
+    return [
+        Answer(
+            {"generated": one.text, "finish_reason": one.finish},
+            {"generated": [one.text], "finish_reason": [one.finish]},
+        )
+        for one in texts
+    ]
 
 
 async def _encoded(call: Call, inputs: list[Asked], top_k: int | None) -> list[Answer]:
