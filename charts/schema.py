@@ -9,7 +9,10 @@ from typing import Any
 from lmops.settings import Settings
 
 FILE = Path(__file__).parent / "lmops" / "values.schema.json"
-ELSEWHERE = {"trainerImage", "compressorImage", "serverImage", "namespaces", "namespace", "port", "progressPort", "progressService"}
+ELSEWHERE = {
+    "trainerImage", "compressorImage", "serverImage", "namespaces", "namespace", "port", "progressPort",
+    "progressService",
+}  # fmt: skip
 """Settings that the chart makes of other values, or takes as they are."""
 
 
