@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -81,6 +82,31 @@ def test_a_connection_stays_where_it_is_when_others_are_led_elsewhere(tmp_path: 
             return stays, await asked(door.port)
 
     assert asyncio.run(play()) == (b"old 2\n", b"new who\n")
+
+
+def test_a_replica_that_is_slow_to_notice_is_waited_for_without_a_word(tmp_path: Path) -> None:
+    complaints: list[object] = []
+
+    async def play() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            await asyncio.sleep(1)
+            writer.close()
+
+        server = await asyncio.start_server(answer, HOST, 0)
+        async with front(tmp_path) as door, server:
+            door.lead([server.sockets[0].getsockname()[1]])
+            _, writer = await asyncio.open_connection(HOST, door.port)
+            writer.write(b"who\n")
+            writer.close()
+            await asyncio.sleep(0.3)
+            gc.collect()
+            await asyncio.sleep(1)
+
+    asyncio.run(play())
+    assert complaints == []
 
 
 def test_a_client_that_goes_away_is_gone_for_the_replica_too(tmp_path: Path) -> None:

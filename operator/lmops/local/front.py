@@ -29,13 +29,15 @@ class Front:
         """The ports of those that are ready."""
         self._turn = 0
         self._server: asyncio.Server | None = None
+        self._open = set[asyncio.Task[None]]()
+        """Those who pass on now: nothing else holds them, and streams hold each other only weakly."""
 
     @classmethod
     async def opened(cls, home: Home, folder: Folder) -> Front:
         """Listens at the address that the service has, or at a new one where it has none or has lost it."""
         front = cls(_bound(_ports(home, folder)))
         write_json(folder.path / "port.json", front.port)
-        front._server = await asyncio.start_server(front._connected, sock=front.listening)
+        front._server = await asyncio.start_server(front._taken, sock=front.listening)
         return front
 
     def lead(self, replicas: Sequence[int]) -> None:
@@ -46,6 +48,11 @@ class Front:
         """Takes no more connections."""
         if self._server:
             self._server.close()
+
+    def _taken(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._connected(reader, writer))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there = await self._replica()

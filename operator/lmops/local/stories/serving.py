@@ -8,6 +8,10 @@ from lmops.local.volumes import Volumes
 from lmops.plan import Manifest
 
 
+STAGES = {"RollingOut": "rollout"}
+"""Phases that read better in another word."""
+
+
 class ServingStory(Story):
     """How a service is told: it has no end but the one that somebody gives it."""
 
@@ -16,7 +20,7 @@ class ServingStory(Story):
     def moment(self, status: Manifest) -> Moment:
         """Where it answers, or what it waits for."""
         service = LanguageModelServiceStatus.model_validate(status)
-        stage, shown = (service.phase or "Pending").lower(), service.display
+        stage, shown = STAGES.get(service.phase or "Pending", (service.phase or "Pending").lower()), service.display
         if service.phase != "Serving":
             return Moment(stage, waiting=shown.reason)
         replicas = f"{shown.replicas} ready" if service.replicas.wanted > 1 else ""
