@@ -291,7 +291,12 @@ def test_a_digest_that_nobody_knows_changes_nothing():
     plan = after(wrong, job(A), child(old, A), pod(old, A))
 
     assert (plan.apply, plan.status.model) == ((), model(A))
-    assert told(plan, "Following")[1] == "DigestUnknown"
+    assert told(plan, "Following") == (
+        "False",
+        "DigestUnknown",
+        "There is no model of digest sha256:cccccccccccc: no job that it follows has made it, and it was not served"
+        " before. Correct model.digest, or name its folder with model.from.uri.",
+    )
 
 
 def test_of_several_jobs_the_newest_good_one_is_followed():

@@ -79,8 +79,8 @@ def _pinned(
     if found is None:
         current = service.status.rollout.model if service.status.rollout else None
         why = "no job that it follows has made it, and it was not served before"
-        remedy = "correct model.digest, or name its folder with model.from.uri"
-        return Choice(current, "DigestUnknown", f"There is no model of digest {digest[:19]}: {why}. {remedy}.".strip())
+        remedy = "Correct model.digest, or name its folder with model.from.uri."
+        return Choice(current, "DigestUnknown", f"There is no model of digest {digest[:19]}: {why}. {remedy}")
     if isinstance(newest, ResolvedModel) and not is_same(found, newest):
         return Choice(found, "Pinned", f"model.digest keeps it; {_offer(newest)}", offered=newest)
     return Choice(found, "Newest" if isinstance(newest, ResolvedModel) else "Pinned", "model.digest keeps it.")

@@ -7,7 +7,6 @@ from lmops.local.stories import Chapter, Ending, Moment, Story
 from lmops.local.volumes import Volumes
 from lmops.plan import Manifest
 
-
 STAGES = {"RollingOut": "rollout"}
 """Phases that read better in another word."""
 
