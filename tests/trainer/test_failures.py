@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from lmops_trainer.failures import Refusal, failure_of, is_permanent
 
@@ -57,6 +58,29 @@ def test_a_refusal_is_found_behind_what_a_library_made_of_it() -> None:
 )
 def test_an_exception_has_a_class(exception: BaseException, expected: tuple[str, str]) -> None:
     assert kind(exception) == expected
+
+
+FULL_CARD = (
+    "CUDA out of memory. Tried to allocate 6.00 GiB. GPU 0 has a total capacity of 139.80 GiB of which 5.03 GiB is "
+    "free. Including non-PyTorch memory, this process has 134.76 GiB memory in use. Of the allocated memory 133.43 GiB "
+    "is allocated by PyTorch, and 674.22 MiB is reserved by PyTorch but unallocated. If reserved but unallocated "
+    "memory is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See "
+    "documentation for Memory Management  (https://docs.pytorch.org/docs/stable/notes/cuda.html)"
+)
+"""What torch 2.11 says on an H200."""
+
+
+def test_a_card_that_is_too_small_is_told_in_a_line_with_what_can_be_done() -> None:
+    failed = failure_of(torch.OutOfMemoryError(FULL_CARD))
+
+    assert failed.message == (
+        "The accelerator ran out of memory: 6.00 GiB more were asked for, and of its 139.80 GiB 5.03 GiB were free."
+    )
+    capped = failure_of(torch.OutOfMemoryError(FULL_CARD.replace("is free. ", "is free. 61.04 MiB allowed; ")))
+    assert capped.message.endswith(": 6.00 GiB more were asked for, and this process may have 61.04 MiB.")
+    assert failed.evidence[0] == "CUDA out of memory."
+    assert not any("PYTORCH_CUDA_ALLOC_CONF" in line or "documentation" in line for line in failed.evidence)
+    assert failed.remedy.endswith("or take an accelerator with more memory.")
 
 
 def test_a_full_disk_names_the_path_and_the_bytes_that_are_free(tmp_path: object) -> None:

@@ -119,11 +119,30 @@ def _memory(exception: BaseException) -> Failure | None:
     return failure(
         "OutOfMemory",
         "AcceleratorOutOfMemory" if device else "OutOfMemory",
-        f"The {'accelerator' if device else 'process'} ran out of memory: {_first_line(exception)}",
-        "Lower training.microBatchSize (gradients then accumulate to the same batchSize) or dataset.maxLength, or give "
-        "the job more memory.",
-        text.splitlines(),
+        f"The {'accelerator' if device else 'process'} ran out of memory: {_shortage(text) or _first_line(exception)}",
+        "Lower training.microBatchSize (gradients then accumulate to the same batchSize) or dataset.maxLength, or "
+        f"{'take an accelerator with more memory' if device else 'give the job more memory'}.",
+        _sentences(text),
     )
+
+
+_SIZE = r"([\d.]+ [KMG]iB)"
+
+
+def _shortage(text: str) -> str | None:
+    """What torch says of a full card in a paragraph, in a line."""
+    found = re.search(rf"Tried to allocate {_SIZE}.*total capacity of {_SIZE} of which {_SIZE} is free", text)
+    if not found:
+        return None
+    if allowed := re.search(rf"{_SIZE} allowed;", text):
+        return f"{found[1]} more were asked for, and this process may have {allowed[1]}."
+    return f"{found[1]} more were asked for, and of its {found[2]} {found[3]} were free."
+
+
+def _sentences(text: str) -> list[str]:
+    """A paragraph as lines, without the advice for programmers at its end."""
+    lines = [line for part in text.splitlines() for line in part.replace(". ", ".\n").splitlines()]
+    return [line.strip() for line in lines if not line.strip().startswith(("If reserved but", "See documentation"))]
 
 
 _COMMUNICATION = re.compile(
