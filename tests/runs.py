@@ -156,7 +156,8 @@ class Process:
         self.scratch.mkdir()
         self.termination = self.scratch / "termination-log"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PET_", "KUBEFLOW_"))}
-        paths = os.pathsep.join(str(ROOT / part) for part in ("operator", "images/trainer"))
+        ours = [str(ROOT / part) for part in ("operator", "images/trainer")]
+        paths = os.pathsep.join([*ours, *filter(None, [os.environ.get("PYTHONPATH")])])
         command = ["-c", RANK.format(before=before)] if rank else ["-m", "lmops_trainer", run.run.stage]
         with (self.scratch / "output").open("w") as output:
             self.process = subprocess.Popen(
