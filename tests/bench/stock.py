@@ -35,12 +35,14 @@ class Clock(TrainerCallback):
     def __init__(self, start: int) -> None:
         self.start = start
         self.began = self.ended = 0.0
+        self.held = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Waits for the device at the two steps that count."""
         if state.global_step in (self.start, state.max_steps):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
+                self.held = torch.cuda.max_memory_reserved()
             self.began, self.ended = self.ended, time.time()
 
 
@@ -55,7 +57,7 @@ def main(settings: dict[str, Any]) -> None:
     common = {"args": TrainingArguments(**settings["arguments"]), "processing_class": tokenizer, "callbacks": [clock]}
     if settings["labels"]:
         trainer = Trainer(
-            AutoModelForSequenceClassification.from_pretrained(settings["model"], num_labels=len(settings["labels"])),
+            classifier(settings["model"], len(settings["labels"]), len(tokenizer)),
             train_dataset=train, eval_dataset=validation, data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=macro_f1, **common,
         )  # fmt: skip
@@ -71,7 +73,17 @@ def main(settings: dict[str, Any]) -> None:
     trainer.save_model()
     metric = figures["eval_f1" if settings["labels"] else "eval_loss"]
     measured = {"metric": metric, "loop": clock.ended - clock.began, "parameters": trainer.model.num_parameters()}
+    if torch.cuda.is_available():
+        measured["accelerator"] = clock.held
     Path(settings["result"]).write_text(json.dumps(measured))
+
+
+def classifier(model: Any, classes: int, vocabulary: int) -> Any:
+    """One of a folder, or a new one of some settings."""
+    if isinstance(model, str):
+        return AutoModelForSequenceClassification.from_pretrained(model, num_labels=classes)
+    config = AutoConfig.for_model(**{"vocab_size": vocabulary} | model, num_labels=classes)
+    return AutoModelForSequenceClassification.from_config(config)
 
 
 def macro_f1(told: EvalPrediction) -> dict[str, float]:
