@@ -6,6 +6,7 @@ By hand: LMOPS_VOLUMES=folder python -m lmops_compressor compress "$(cat run.jso
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from pydantic import ValidationError
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def compressed(run: Compression, progress: Progress) -> Result:
     """Imports what the run needs once its signals are minded: that takes seconds."""
+    os.environ["TQDM_DISABLE"] = "1"  # bars in a log are noise; tqdm reads it when it is imported
     from lmops_compressor.compress import compress
 
     return compress(run, progress)
