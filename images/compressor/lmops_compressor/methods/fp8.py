@@ -1,9 +1,9 @@
 """FP8: weights in eight-bit floats (e4m3) by output channel, activations as they come, for serving on GPUs.
 
 The folder is the layout of `compressed-tensors`, scheme FP8_DYNAMIC, which vLLM and transformers read. It needs no
-data: a scale maps the largest weight of its channel to the largest such float (the format: arXiv 2209.05433). A
-processor has no arithmetic for them: there transformers makes the weights fp32 again when it loads them, and rounds
-what flows between the layers as a GPU would.
+data: a scale maps the largest weight of its channel to the largest such float (the format: arXiv 2209.05433).
+transformers has no arithmetic for them: it makes the weights fp32 again when it loads them, and rounds what flows
+between the layers as vLLM would, on a processor and on a GPU alike.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def quantize(subject: Subject, how: Quantize, rows: Rows, target: Path, tell: Te
         step=step,
         layers=found,
         detail=f"e4m3 weights in {found} linear layers, a scale by output channel; what else there is stays as it was. "
-        "A processor has no such arithmetic: its latency is not that of a GPU",
+        "transformers computes with them as with wider floats, on a GPU too: its latency is not that of a server that "
+        "multiplies them",
     )
 
 
