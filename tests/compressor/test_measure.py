@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmops.api.compression import Step
 from lmops_compressor import measure, runners
 from lmops_compressor.source import Source
 from lmops_trainer.failures import Refusal
@@ -106,6 +107,23 @@ def test_quality_is_by_the_metric_that_is_asked_for_then_by_that_of_the_models_o
     assert models.measured(uri).metric == "accuracy"
     with pytest.raises(Refusal, match=r"evaluation\.metric: perplexity is no figure of a model for SequenceClass"):
         models.measured(uri, evaluation={"metric": "perplexity"})
+
+
+@pytest.mark.parametrize(
+    ("there", "quantize", "expected"),
+    [
+        (True, [None, "FP8"], "cuda"),
+        (True, [None, "FP8", "Dynamic"], "cpu"),
+        (False, [None, "FP8"], "cpu"),
+    ],
+)
+def test_both_models_are_measured_on_a_gpu_if_there_is_one_and_both_can_run_there(
+    monkeypatch: pytest.MonkeyPatch, there: bool, quantize: list[str | None], expected: str
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    steps = [{"quantize": {"method": name}} if name else {"prune": {"method": "Wanda"}} for name in quantize]
+
+    assert measure.device_of(Step.model_validate(step) for step in steps) == expected
 
 
 def test_a_length_beyond_the_window_is_refused_when_asked_for_and_shortened_when_not(models: Models):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -17,7 +18,7 @@ from lmops_compressor import answers, energy
 from lmops_compressor.batches import Batches, written
 from lmops_compressor.comparison import Scored
 from lmops_compressor.measure import started
-from lmops_compressor.process import ModelProcess, ended
+from lmops_compressor.process import ModelProcess, _environment, ended
 from lmops_compressor.rows import scored
 from lmops_compressor.source import Source
 from lmops_trainer.failures import Refusal
@@ -94,9 +95,29 @@ def test_a_folder_that_cannot_be_loaded_is_a_sentence(tmp_path: Path):
     assert refusal.value.class_ == "Model"
 
 
+BARS = """
+import sys, types
+from lmops_compressor.__main__ import compressed
+
+def compress(run, progress):
+    from tqdm import tqdm
+    return list(tqdm(range(3), desc="a library's own"))
+
+sys.modules["lmops_compressor.compress"] = types.SimpleNamespace(compress=compress)
+compressed(None, None)
+"""
+
+
+def test_bars_of_libraries_are_not_in_the_log():
+    done = subprocess.run([sys.executable, "-c", BARS], env=_environment(1), capture_output=True, text=True, check=True)
+
+    assert done.stderr == ""
+
+
 PARENT = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from lmops_compressor.batches import Batches
 from lmops_compressor.process import ModelProcess
 
@@ -183,6 +204,40 @@ def test_without_counters_there_is_a_reason(tmp_path: Path):
 
     assert meters == []
     assert note.startswith("Energy was not measured: the RAPL counters cannot be read (")
+
+
+class Card:
+    """One of two GPUs, as NVML tells of it."""
+
+    NVMLError = OSError
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.joules = {"GPU-ours": 40.0, "GPU-other": 7000.0}
+        monkeypatch.setitem(sys.modules, "pynvml", self)
+        properties = SimpleNamespace(uuid="ours")
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: properties)
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        """Nothing to do."""
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        return uuid
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, card: str) -> float:  # noqa: N802
+        return 1e3 * self.joules[card]
+
+
+def test_of_several_gpus_the_one_that_is_in_use_is_metered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    card = Card(monkeypatch)
+    (meter,), note = energy.meters(tmp_path, on_gpu=True)
+    before = meter()
+
+    card.joules = {"GPU-ours": 55.0, "GPU-other": 9000.0}
+
+    assert meter() - before == pytest.approx(15)
+    assert note == (
+        f"Energy is that of the whole GPU, without the processor: this machine has no RAPL counters below {tmp_path}."
+    )
 
 
 def test_a_gpu_without_nvml_has_a_reason_too(tmp_path: Path):

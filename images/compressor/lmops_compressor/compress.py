@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from lmops.api import Compression, Result
 from lmops.api.compression import Step, words
 from lmops.api.compressionreport import Change, CompressionReport, SearchReport
@@ -74,6 +76,8 @@ def applied(run: Compression, source: Source, steps: list[Step], target: Path, t
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     subject, drawn = Subject(source, source.model()), rows.calibration(run, source)
+    if torch.cuda.is_available() and any(step.prune for step in steps):
+        subject.model.to("cuda")  # type: ignore[arg-type]
     changes, is_written, counted = [], False, (0, 0)
     for number, step in enumerate(steps):
         log.info("%s", step.words)
@@ -89,12 +93,15 @@ def applied(run: Compression, source: Source, steps: list[Step], target: Path, t
                 recover(subject, step.prune.recovery, rows.training(run, source), run.spec.calibration.seed, told)
         counted = _counted(subject)
         if step.quantize:
+            subject.model.cpu()  # what is written is made there
             method = methods.quantizer(step.quantize.method)
             changes.append(method.quantize(subject, step.quantize, drawn, target, told))
             is_written = True
         log.info("%s: %d layers, %s", changes[-1].step, changes[-1].layers, changes[-1].detail)
     if not is_written:
         subject.model.save_pretrained(target)
+    del subject
+    torch.cuda.empty_cache()  # the models that are measured need the room; without a GPU it does nothing
     for glob in (*TOKENIZER, *(() if not is_written else ("config.json", "generation_config.json"))):
         for file in source.folder.glob(glob):
             if not (target / file.name).exists():

@@ -16,8 +16,10 @@ def meters(powercap: Path = POWERCAP, on_gpu: bool | None = None) -> tuple[list[
     """The meters of this machine, and a note: what they measure, or why there are none."""
     found, reason = packages(powercap)
     if on_gpu if on_gpu is not None else _is_on_gpu():
-        cards, why = gpus()
-        found, reason = [*found, *cards], why or reason
+        card, why = gpu()
+        if card and not found:
+            return [card], f"Energy is that of the whole GPU, without the processor: {reason}."
+        found, reason = [*found, *([card] if card else [])], why or reason
     if not found:
         return [], f"{NOBODY}{reason}."
     return found, "Energy is that of the whole machine, whatever else ran on it."
@@ -34,19 +36,19 @@ def packages(powercap: Path = POWERCAP) -> tuple[list[Meter], str]:
         return [], f"the RAPL counters cannot be read ({error.strerror})"
 
 
-def gpus() -> tuple[list[Meter], str]:
-    """A meter a GPU."""
+def gpu() -> tuple[Meter | None, str]:
+    """A meter of the GPU that torch is at work on: NVML counts all that there are, whatever this process may use."""
     import pynvml
+    import torch
 
     try:
         pynvml.nvmlInit()
-        cards = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        found = [_card(pynvml.nvmlDeviceGetTotalEnergyConsumption, card) for card in cards]
-        for meter in found:
-            meter()
-        return found, "" if found else "NVML knows no GPU"
+        card = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+        meter = _card(pynvml.nvmlDeviceGetTotalEnergyConsumption, card)
+        meter()
+        return meter, ""
     except pynvml.NVMLError as error:
-        return [], f"NVML does not tell the energy of the GPU ({error})"
+        return None, f"NVML does not tell the energy of the GPU ({error})"
 
 
 class Package:

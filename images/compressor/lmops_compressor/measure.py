@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import AutoConfig
 
 from lmops.api import Compression
-from lmops.api.compression import Measurement
+from lmops.api.compression import Measurement, Step
 from lmops.api.compressionreport import CompressionReport, Latency, ModelFigures
 from lmops_compressor import bootstrap, runners
 from lmops_compressor.comparison import Answers, Scored, metric_of
@@ -55,17 +56,19 @@ def measured(run: Compression, source: Source, made: Compressed, method: str, te
     """Both models side by side, and the verdict. A model that dies or answers no numbers is a Refusal."""
     rows, chosen = scored(run, source), run.spec.evaluation
     timed, notes = settings(chosen, source)
+    device = "cuda" if torch.cuda.is_available() and runners.format_of(made.folder) == "safetensors" else "cpu"
     with workplace() as folder:
         told = Scored.written(rows, folder / "rows")
         with (
-            started("original", source.folder, run, source, told, timed[0]) as original,
-            started("compressed", made.folder, run, source, told, timed[0]) as compressed,
+            started("original", source.folder, run, source, told, timed[0], device) as original,
+            started("compressed", made.folder, run, source, told, timed[0], device) as compressed,
         ):
             used = usage(original, compressed, timed, chosen.repeats, lambda share: tell(TIMED * share))
-            counted = original.ask("count")
+            counted, gpu = original.ask("count"), original.ask("device")["name"]
             said = told.by_both(original, compressed, lambda share: tell(TIMED + (1 - TIMED) * share))
     weights = (counted["parameters"], counted["non_zero"]), (made.parameters, made.non_zero)
     folders = source.folder, made.folder
+    notes += [f"Both models ran on one {gpu}, and memory is its memory."] if gpu else []
     notes += [note for note in dict.fromkeys(one.note for one in used) if note]
     if rows.name == "validation":
         notes.append("There were no test rows: these rows also chose the checkpoint of the original.")
@@ -97,11 +100,17 @@ def threads(run: Compression) -> int:
     return run.spec.evaluation.threads or (int(told) if told.isdigit() and int(told) else 1)
 
 
+def device_of(steps: Iterable[Step]) -> str:
+    """Where a model and what these steps make of it are measured: on a GPU if there is one and both can run there."""
+    on_processor = any(step.quantize and step.quantize.method != "FP8" for step in steps)
+    return "cuda" if torch.cuda.is_available() and not on_processor else "cpu"
+
+
 def started(
-    name: str, folder: Path, run: Compression, source: Source, told: Scored, first: Setting
+    name: str, folder: Path, run: Compression, source: Source, told: Scored, first: Setting, device: str = "cpu"
 ) -> ModelProcess:  # fmt: skip
     """The process of a model."""
-    return ModelProcess(name, folder, source.task, threads(run), told.batches, first, source.trust_remote_code)
+    return ModelProcess(name, folder, source.task, threads(run), told.batches, first, source.trust_remote_code, device)
 
 
 def usage(

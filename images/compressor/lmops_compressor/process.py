@@ -28,14 +28,14 @@ class ModelProcess:
 
     def __init__(
         self, name: str, folder: Path, task: str, threads: int, batches: Batches, first: tuple[int, int],
-        trust_remote_code: bool = False,
+        trust_remote_code: bool = False, device: str = "cpu",
     ) -> None:  # fmt: skip
         """Starts it and waits for its answer to a first call of (batch size, length). `name` is for sentences."""
         self.name = name
         self._log = batches.folder / f"{name}.log"
         self._kills = oom_kills()
         trusted = ["--trust-remote-code"] if trust_remote_code else []
-        options = ["--batches", str(batches.folder), "--threads", str(threads), *trusted]
+        options = ["--batches", str(batches.folder), "--threads", str(threads), "--device", device, *trusted]
         start = time.perf_counter()
         with self._log.open("w") as log:
             self._process = subprocess.Popen(

@@ -19,7 +19,7 @@ from lmops_compressor import rows, runners, space
 from lmops_compressor.bootstrap import gain
 from lmops_compressor.comparison import Answers, Scored, agreements, metric_of
 from lmops_compressor.compress import applied
-from lmops_compressor.measure import latency, nothing_to_tell, ratio, settings, started
+from lmops_compressor.measure import device_of, latency, nothing_to_tell, ratio, settings, started
 from lmops_compressor.process import ModelProcess
 from lmops_compressor.source import Source
 from lmops_compressor.space import Point
@@ -58,6 +58,7 @@ class Trials:
         self.points: list[Point] = []
         """All that was measured: an entry for each combination and number of rows."""
         self._setting = settings(run.spec.evaluation, source)[0][0]
+        self._device = device_of(step for place in search.steps for step in place.one_of)
         self._deadline = time.monotonic() + 60 * search.minutes if search.minutes else math.inf
         self._side: Side | None = None
 
@@ -115,7 +116,7 @@ class Trials:
             unfinished = self.folder / "unfinished"
             applied(self.run, self.source, list(steps), unfinished, lambda _: None)
             unfinished.rename(made)
-        with started("compressed", made, self.run, self.source, side.told, self._setting) as process:
+        with started("compressed", made, self.run, self.source, side.told, self._setting, self._device) as process:
             before, after = latency(side.process, process, self._setting, QUICK)
             memory = process.ask("memory")["bytes"]
             said = side.told.by(process)
@@ -138,7 +139,7 @@ class Trials:
         if self._side:
             self._side.process.close()
         told = Scored.written(chosen, self.folder / f"rows-{count}-{time.monotonic_ns()}")
-        process = started("original", self.source.folder, self.run, self.source, told, self._setting)
+        process = started("original", self.source.folder, self.run, self.source, told, self._setting, self._device)
         try:
             process.ask("time", batch_size=self._setting[0], length=self._setting[1], calls=QUICK)
             memory, said = process.ask("memory")["bytes"], told.by(process)

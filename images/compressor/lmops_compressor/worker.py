@@ -67,8 +67,14 @@ class Worker:
         return {}
 
     def memory(self) -> dict[str, Any]:
-        """The most resident memory of this process until now, in bytes."""
-        return {"bytes": peak_memory()}
+        """The most memory of this process until now, in bytes: of the GPU that its model is on, else resident."""
+        torch = gpu()
+        return {"bytes": torch.cuda.max_memory_allocated() if torch else peak_memory()}
+
+    def device(self) -> dict[str, Any]:
+        """The name of the GPU that its model is on."""
+        torch = gpu()
+        return {"name": torch.cuda.get_device_name() if torch else None}
 
     def count(self) -> dict[str, Any]:
         """The weights of a model of transformers, and those that are not zero; shared ones count once."""
@@ -92,6 +98,7 @@ def main() -> int:
     parser.add_argument("task")
     parser.add_argument("--batches", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--trust-remote-code", action="store_true")
     chosen = parser.parse_args()
     _die_with_parent()
@@ -102,7 +109,8 @@ def main() -> int:
             request = json.loads(line)
             try:
                 if worker is None:
-                    runner = opened(chosen.folder, chosen.task, chosen.threads, chosen.trust_remote_code)
+                    trusted = chosen.trust_remote_code
+                    runner = opened(chosen.folder, chosen.task, chosen.threads, trusted, chosen.device)
                     worker = Worker(runner, chosen.task, Batches.open(chosen.batches))
                 reply = getattr(worker, request.pop("do"))(**request)
             except Exception as error:
@@ -121,6 +129,12 @@ def peak_memory() -> int:
     except (OSError, StopIteration):
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else 1024 * most
+
+
+def gpu() -> Any:
+    """torch, where it is at work on a GPU; it is not imported to ask."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_initialized() else None
 
 
 def _first(batches: Batches) -> list[Mapping[str, Array]]:

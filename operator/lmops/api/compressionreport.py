@@ -42,7 +42,7 @@ class ModelFigures(Report):
     load_seconds: float | None = None
     """From an empty process to the first answer."""
     peak_memory_bytes: int | None = None
-    """The most resident memory of a fresh process that loads it and answers."""
+    """The most resident memory of a fresh process that loads it and answers; of a GPU, where both models run on one."""
     joules_per_row: float | None = None
     """Energy of a row by the hardware's own counters, in the first latency setting."""
     metrics: Figures = {}

@@ -28,7 +28,7 @@ class Subject:
 
     source: Source
     model: PreTrainedModel
-    """In fp32 on the processor. A pruning method changes it in place."""
+    """In fp32: to be pruned on a GPU where there is one, to be quantized on the processor. Pruning is in place."""
 
 
 class Pruner(Protocol):

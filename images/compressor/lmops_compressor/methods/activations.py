@@ -36,7 +36,7 @@ class Norms:
 
     def add(self, seen: torch.Tensor) -> None:
         """Takes in the inputs of some tokens, [tokens, inputs]."""
-        self._squares += seen.square().sum(dim=0)
+        self._squares = self._squares.to(seen.device) + seen.square().sum(dim=0)
 
     @property
     def norms(self) -> torch.Tensor:
@@ -56,6 +56,7 @@ class Gram:
 
     def add(self, seen: torch.Tensor) -> None:
         """Takes in the inputs of some tokens, [tokens, inputs]."""
+        self.products, self.sums = self.products.to(seen.device), self.sums.to(seen.device)
         self.products.addmm_(seen.T, seen)
         self.sums += seen.sum(dim=0)
         self.tokens += len(seen)
@@ -81,7 +82,8 @@ def through(
 
     Whoever prunes a layer before asking for the next has later blocks see what the pruned ones put out.
     """
-    model, given = subject.model, [batch for _, batch in rows.batches(TOKENS)]
+    model = subject.model
+    given = [{name: value.to(model.device) for name, value in batch.items()} for _, batch in rows.batches(TOKENS)]
     stack = blocks(model)
     inside = [_among(layers, block) for block in stack]
     outside = {name: layer for name, layer in layers.items() if not any(name in held for held in inside)}

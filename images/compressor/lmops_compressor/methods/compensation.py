@@ -27,7 +27,7 @@ def without(
     inverse = _inverse(seen)
     solved = torch.cat([weight, bias[:, None]], dim=1).double()  # the bias is one more input, which is always 1
     number = weight.shape[1] // width
-    here = torch.ones(number, dtype=torch.bool)
+    here = torch.ones(number, dtype=torch.bool, device=weight.device)
     while (left := count - int((~here).sum())) > 0:
         costs = _costs(solved, inverse, here, width)
         leave = costs.topk(min(left, max(1, count // ROUNDS)), largest=False).indices
@@ -48,7 +48,7 @@ def places(groups: list[int], width: int) -> torch.Tensor:
 def _inverse(seen: Gram) -> torch.Tensor:
     """The inverse Hessian, with one more input that is always 1."""
     width = len(seen.sums)
-    hessian = torch.empty(width + 1, width + 1, dtype=torch.float64)
+    hessian = torch.empty(width + 1, width + 1, dtype=torch.float64, device=seen.products.device)
     hessian[:-1, :-1], hessian[:-1, -1], hessian[-1, :-1], hessian[-1, -1] = (
         seen.products,
         seen.sums,
@@ -63,9 +63,9 @@ def _inverse(seen: Gram) -> torch.Tensor:
 def _costs(solved: torch.Tensor, inverse: torch.Tensor, here: torch.Tensor, width: int) -> torch.Tensor:
     """What it costs to take out each group, [groups]; those that are gone cost more than can be paid."""
     number = len(here)
-    inputs = torch.arange(number * width).view(number, width)
+    inputs = torch.arange(number * width, device=inverse.device).view(number, width)
     squares = inverse[inputs[:, :, None], inputs[:, None, :]]
-    squares[~here] = torch.eye(width, dtype=squares.dtype)
+    squares[~here] = torch.eye(width, dtype=squares.dtype, device=squares.device)
     groups = solved[:, :-1].view(-1, number, width).transpose(0, 1)
     costs: torch.Tensor = (torch.linalg.solve(squares, groups.transpose(1, 2)) * groups.transpose(1, 2)).sum(dim=(1, 2))
     return costs.masked_fill(~here, torch.inf)

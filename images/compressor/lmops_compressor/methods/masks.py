@@ -67,7 +67,7 @@ def lowest(scores: torch.Tensor, how: Prune, by_row: bool) -> torch.Tensor:
     else:
         compared = scores if by_row else scores.reshape(1, -1)
         count = round(how.share * compared.shape[1])
-    goes = torch.zeros(compared.shape, dtype=torch.bool)
+    goes = torch.zeros_like(compared, dtype=torch.bool)
     goes.scatter_(1, compared.topk(count, dim=1, largest=False).indices, True)
     return goes.view(scores.shape)
 

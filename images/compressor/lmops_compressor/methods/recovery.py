@@ -39,7 +39,7 @@ def recover(subject: Subject, how: Recovery, rows: Rows, seed: int, tell: Tell) 
     optimizer = _optimizer(model, how.learning_rate)
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / how.steps)
     losses: list[float] = []
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         model.train()
         for batch in islice(_drawn(subject, rows, how.batch_size, seed), how.steps):
@@ -87,6 +87,7 @@ def _backward(subject: Subject, batch: list[Batch]) -> float:
     targets = max(1, sum(sum(task.targets(part).values()) for part in batch))
     whole = 0.0
     for part in batch:
+        part = {name: values.to(model.device) for name, values in part.items()}
         outputs = model(**{name: part[name] for name in inputs(model) if name in part})
         loss = torch.stack([*task.losses(outputs, part).values()]).sum() / targets
         loss.backward()  # type: ignore[no-untyped-call]

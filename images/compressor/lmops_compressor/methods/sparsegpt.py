@@ -58,7 +58,7 @@ def _block(block: torch.Tensor, factor: torch.Tensor, how: Prune) -> tuple[torch
     """Prunes some columns; the errors, [outputs, columns], are what the columns after them have to make up for."""
     scales, errors = factor.diagonal(), torch.zeros_like(block)
     of = masks.groups(how.pattern)[1] if how.pattern else block.shape[1]
-    goes = torch.zeros(block.shape, dtype=torch.bool)
+    goes = torch.zeros_like(block, dtype=torch.bool)
     for i in range(block.shape[1]):
         if i % of == 0:  # a group is chosen when all before it has been made up for
             group = slice(i, i + of)

@@ -38,8 +38,11 @@ def weights(folder: Path) -> int:
     return sum(file.stat().st_size for glob in GLOBS[format_of(folder)] for file in folder.glob(glob))
 
 
-def opened(folder: Path, task: str, threads: int, trust_remote_code: bool = False) -> Runner:
-    """Loads what lies in a folder. Libraries are imported by the format that needs them."""
+def opened(folder: Path, task: str, threads: int, trust_remote_code: bool = False, device: str = "cpu") -> Runner:
+    """Loads what lies in a folder. Libraries are imported by the format that needs them.
+
+    `device` is for safetensors: what else there is runs on the processor.
+    """
     found = format_of(folder)
     if found == "onnx":
         from lmops_compressor.runners.onnx import OnnxRunner
@@ -51,4 +54,4 @@ def opened(folder: Path, task: str, threads: int, trust_remote_code: bool = Fals
         return ExecutorchRunner(folder, threads)
     from lmops_compressor.runners.torch import TorchRunner
 
-    return TorchRunner(folder, task, threads, trust_remote_code)
+    return TorchRunner(folder, task, threads, trust_remote_code, device)
