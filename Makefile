@@ -11,8 +11,7 @@ LOCKS := --universal --python-version 3.11 --generate-hashes --no-header --no-an
 
 demo: .venv/laptop
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews
-	@$(BIN)/lmops local delete --ignore-not-found trainingjob/reviews
-	@$(BIN)/lmops local delete --ignore-not-found quantizejob/reviews-int8
+	@$(BIN)/lmops local delete --ignore-not-found languagemodelservice/reviews quantizejob/reviews-int8 trainingjob/reviews
 	$(BIN)/lmops local apply -f examples/reviews -f examples/compress-reviews/dynamic.yaml --volume data=$(VOLUMES)/data --volume models=$(VOLUMES)/models
 	@echo '  (lmops is $(BIN)/lmops here)'
 

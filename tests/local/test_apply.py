@@ -296,6 +296,19 @@ def test_a_file_that_names_nothing_to_delete_is_one_sentence(laptop: Any, text: 
     assert laptop.lmops("delete", "-f", "x.yaml") == (1, "", f"{sentence}\n")
 
 
+def test_several_are_deleted_by_one_command(laptop: Any) -> None:
+    films = (laptop.folder / "reviews.yaml").read_text().replace("name: reviews", "name: films")
+    laptop.write("films.yaml", films)
+    laptop.lmops("apply", "-f", "reviews.yaml", "-f", "films.yaml", TRAIN="fail")
+
+    code, out, _ = laptop.lmops("delete", "--ignore-not-found", "tj/reviews", "tj/gone", "tj/films")
+
+    assert (code, [line.split()[0] for line in out.splitlines()]) == (0, ["trainingjob/reviews", "trainingjob/films"])
+    assert not list(laptop.home.glob("resources/*/*/*"))
+    gone = "trainingjob/gone is not here; `lmops local get` lists what is\n"
+    assert laptop.lmops("delete", "tj/gone", "tj/films") == (1, "", gone)
+
+
 def test_a_bad_file_is_refused_before_anything_starts(laptop: Any) -> None:
     text = (laptop.folder / "reviews.yaml").read_text().replace("task:", "taks:")
     laptop.write("reviews.yaml", text)

@@ -115,7 +115,7 @@ def logs(
 
 @app.command()
 def delete(
-    target: Annotated[str, typer.Argument(metavar="KIND/NAME")] = "",
+    targets: Annotated[list[str] | None, typer.Argument(metavar="[KIND/NAME]...")] = None,
     filename: Annotated[
         list[str] | None, typer.Option("-f", "--filename", help="Delete what these files name.")
     ] = None,
@@ -124,16 +124,18 @@ def delete(
     ] = False,
     namespace: Namespace = "default",
 ) -> None:
-    """Stop a resource in order and forget it. Models, checkpoints and data stay on their volumes."""
-    home = Home.found()
-    if ignore_not_found and target and not is_here(home, target, namespace):
+    """Stop resources in order and forget them. Models, checkpoints and data stay on their volumes."""
+    home, wanted = Home.found(), targets or []
+    there = [target for target in wanted if not ignore_not_found or is_here(home, target, namespace)]
+    folders = [one(home, target, namespace) for target in there]
+    folders += named(home, filename or [], namespace) if filename or not wanted else []
+    if not folders and ignore_not_found:
         return
-    folders = [one(home, target, namespace)] if target else named(home, filename or [], namespace)
-    if not folders and not ignore_not_found:
+    if not folders:
         refuse(f"nothing that {', '.join(filename or [])} names is here, so there is nothing to delete")
     for folder in folders:
         folder.ask_deletion(tables.now())
-    words = str(folders[0]) if target else _again(filename or [], namespace)
+    words = " ".join(map(str, folders)) if wanted else _again(filename or [], namespace)
     console, again = Console(highlight=False), f"lmops local delete {words}"
     with Screen(console) as screen:
         for folder in folders:
