@@ -7,7 +7,7 @@ VOLUMES := $(CACHE)/volumes
 BIN := .venv/bin
 LOCKS := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 
-.PHONY: demo test lint crds bench bench-training bench-pruning bench-operator locks clean
+.PHONY: demo test lint crds bench bench-training bench-pruning bench-compression bench-operator locks clean
 
 demo: .venv/laptop
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews
@@ -31,7 +31,7 @@ crds: .venv/dev
 	$(BIN)/python charts/schema.py
 
 # `make bench BENCH=operator` runs that one only.
-BENCH ?= training operator pruning
+BENCH ?= training operator pruning compression
 bench: $(addprefix bench-,$(BENCH))
 
 bench-training: .venv/dev
@@ -40,6 +40,10 @@ bench-training: .venv/dev
 
 bench-pruning: .venv/dev
 	LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/pruning.py
+
+bench-compression: .venv/dev
+	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews gpt2
+	LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/compression.py
 
 bench-operator: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m bench.operator

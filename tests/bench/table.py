@@ -64,9 +64,15 @@ def limit(name: str, sides: Sides, at_most: float | None = None) -> Figure:
 
 def page(other: str, results: Mapping[str, Sequence[Figure]], notes: Sequence[str], command: str) -> str:
     """The whole table in Markdown, under a line that says where which command has printed it."""
-    rows = [["job", "figure", "ours", other, f"ours to {other}", "goal", ""], ["---"] * 7]
+    rows = [["job", "figure", "ours", other, f"ours to {other}", "goal", ""]]
     rows += [[job, *figure.cells()] for job, figures in results.items() for figure in figures]
-    return "\n\n".join([command, "\n".join(f"| {' | '.join(row)} |" for row in rows), *notes])
+    return "\n\n".join([command, grid(rows), *notes])
+
+
+def grid(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first row is its header."""
+    header, *others = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *others])
 
 
 def processors() -> str:

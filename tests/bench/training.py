@@ -129,6 +129,16 @@ class Bench:
         held = max(point.get("accelerator_memory_bytes", 0) for point in points)
         return Measured(loop=times[self.steps] - times[self.warm], metric=found, accelerator=held, **process)
 
+    def published(self, seed: int = 1) -> str:
+        """Trains and evaluates as a job does, and returns the URI of the model, for what comes after training."""
+        self.ours(seed)
+        run = self._run("evaluate", f"seed-{seed}", seed)
+        self._process([sys.executable, "-m", "lmops_trainer", "evaluate", run.document()], "evaluate")
+        ending = Ending.model_validate_json((self.root / "evaluate.ending").read_text())
+        assert ending.result
+        assert ending.result.model
+        return ending.result.model.uri
+
     def stock(self, seed: int) -> Measured:
         """The stock `Trainer`."""
         result = self.root / f"stock-{seed}.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +119,7 @@ def usage(
     """What both take. Memory is that of loading and of these calls alone: scoring would add scores of its own."""
     both, latencies = (original, compressed), []
     for number, setting in enumerate(timed):
-        latencies.append(latency(original, compressed, setting, repeats))
+        latencies.append(latency(both, setting, repeats))
         tell((number + 1) / len(timed))
     memory = [process.ask("memory")["bytes"] for process in both]
     size, length = timed[0]
@@ -137,18 +137,16 @@ def usage(
     return first, second
 
 
-def latency(
-    original: ModelProcess, compressed: ModelProcess, setting: Setting, repeats: int
-) -> tuple[Latency, Latency]:  # fmt: skip
-    """Both in turn, each as often first as second, so that what else the machine does falls on both alike."""
+def latency(processes: Sequence[ModelProcess], setting: Setting, repeats: int) -> list[Latency]:
+    """All in turn, there and back again, so that what else the machine does falls on each of them alike."""
     size, length = setting
-    seconds: dict[ModelProcess, list[float]] = {original: [], compressed: []}
+    seconds: dict[ModelProcess, list[float]] = {process: [] for process in processes}
     for process in seconds:
         process.ask("time", batch_size=size, length=length, calls=WARM)
     for turn in range(repeats):
-        for process in (original, compressed) if turn % 2 == 0 else (compressed, original):
+        for process in processes if turn % 2 == 0 else reversed(processes):
             seconds[process] += process.ask("time", batch_size=size, length=length)["seconds"]
-    return _latency(setting, seconds[original]), _latency(setting, seconds[compressed])
+    return [_latency(setting, taken) for taken in seconds.values()]
 
 
 def ratio(compressed: float | None, original: float | None) -> float | None:

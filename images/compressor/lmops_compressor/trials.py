@@ -117,7 +117,7 @@ class Trials:
             applied(self.run, self.source, list(steps), unfinished, lambda _: None)
             unfinished.rename(made)
         with started("compressed", made, self.run, self.source, side.told, self._setting, self._device) as process:
-            before, after = latency(side.process, process, self._setting, QUICK)
+            before, after = latency([side.process, process], self._setting, QUICK)
             memory = process.ask("memory")["bytes"]
             said = side.told.by(process)
         value = said.figures(self.source.task, self.source.labels)[side.metric]

@@ -1,0 +1,317 @@
+"""Measures what compression brings beside the tools of ONNX Runtime that one would call by hand, in one run.
+
+LMOPS_TEST_VOLUMES=folder python tests/bench/compression.py [--models FOLDER] [--steps N] [--rows N] [--record]
+
+The classifier of the example reviews and the GPT-2 of the example gpt2 are trained first, unless they lie in --models
+since an earlier run. Then each is written by every method, and all that was written is measured on the same held-out
+rows, each in a process of its own, in turn. The table goes to standard output, and with --record into
+docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
+from table import grid, processors, record
+from torch.export import Dim
+
+import training
+from lmops.api import Compression
+from lmops.api.compression import Step
+from lmops.api.compressionreport import Interval, Latency
+from lmops_compressor import bootstrap, rows, runners
+from lmops_compressor.comparison import Answers, Scored
+from lmops_compressor.compress import applied
+from lmops_compressor.measure import CONFIDENCE, latency, settings, started, workplace
+from lmops_compressor.rows import Rows
+from lmops_compressor.source import Source
+from lmops_trainer import models
+from lmops_trainer.log import quiet_libraries
+from lmops_trainer.scores import LOWER_IS_BETTER
+
+PLAIN = "ONNX Runtime fp32"
+"""What all others are compared with."""
+SMALLER, FASTER = 3.5, 2.0
+"""How many times an int8 model should be smaller, and faster."""
+WORSE = {"accuracy": 0.005, "perplexity": 0.005}
+"""By how much it may be worse: a share of the rows, or of the perplexity."""
+HEADER = ["", "MB", "smaller", "ms", "faster", "{metric}", "difference (95 %)", "same answers", "peak MB", "goals"]
+
+ABOUT = (
+    "All are compared with the plain export in fp32, run by ONNX Runtime, on the same rows. By hand are "
+    "`torch.onnx.export`, and of what it writes `quantize_dynamic` and `quantize_static` of ONNX Runtime (both with "
+    "`per_channel`; the second for MatMul, Gemm and Gather, with the calibration rows that ours have). ms is the "
+    "median of calls of one row without padding, all models in turn, there and back again, each in a process of its "
+    "own with one thread; peak MB is that of its process, before it scores. The difference is paired, row by row, with "
+    f"its bootstrap interval. Goals, for int8: ≥ {SMALLER:g} times smaller, ≥ {FASTER:g} times faster, at most 0.5 "
+    "points of accuracy or 0.5 % of perplexity worse."
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model that an example trains, and how it is written."""
+
+    example: str
+    metric: str
+    length: int
+    """Tokens of the row that is timed."""
+    int8: tuple[str, ...]
+    """What the goals are for."""
+    ours: Mapping[str, dict[str, Any]]
+    by_hand: tuple[str, ...] = ("quantize_dynamic",)
+    steps: int | None = None
+    """At most, of the training."""
+
+
+CASES = {
+    "MiniLM (reviews)": Case(
+        "reviews", "accuracy", 128, ("Dynamic", "Static", "Mobile"),
+        {
+            "Dynamic": {"method": "Dynamic"}, "Static": {"method": "Static"}, "Mobile": {"method": "Mobile"},
+            "MixedPrecision, 6 bit": {"method": "MixedPrecision", "bits": 6},
+            "WeightOnly, 4 bit": {"method": "WeightOnly", "bits": 4},
+        },
+        ("quantize_dynamic", "quantize_static"),
+    ),
+    "GPT-2 (gpt2)": Case(
+        "gpt2", "perplexity", 128, ("Dynamic",),
+        {"Dynamic": {"method": "Dynamic"}, "WeightOnly, 4 bit": {"method": "WeightOnly", "bits": 4}},
+        steps=150,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way of writing the model."""
+
+    size: int
+    latency: Latency
+    memory: int
+    said: Answers
+    value: float
+    """Of the metric."""
+
+
+@dataclass
+class Bench:
+    """A trained model, its rows, and a folder for each way of writing it."""
+
+    case: Case
+    run: Compression
+    source: Source
+    folder: Path
+    repeats: int
+    made: dict[str, Path] = field(default_factory=dict)
+
+    def write(self) -> None:
+        """All of them: first what is compared with, then by hand, then ours."""
+        self.made["transformers fp32"] = self.source.folder
+        plain = self._write(PLAIN, lambda folder: exported(self.source, folder))
+        calibration = rows.calibration(self.run, self.source)
+        for tool in self.case.by_hand:
+            self._write(f"{tool}, by hand", lambda folder, tool=tool: TOOLS[tool](plain, folder, calibration))
+        for name, how in self.case.ours.items():
+            step = Step.model_validate({"quantize": how})
+            self._write(name, lambda folder, step=step: applied(self.run, self.source, [step], folder, lambda _: None))
+
+    def measured(self) -> tuple[Rows, dict[str, Measured]]:
+        """The rows, and all on them. Memory is told before a process scores: scores take room of their own."""
+        scored, setting = rows.scored(self.run, self.source), (1, self.case.length)
+        with workplace() as folder, ExitStack() as stack:
+            told = Scored.written(scored, folder / "rows")
+            processes = [
+                stack.enter_context(started(name, path, self.run, self.source, told, setting))
+                for name, path in self.made.items()
+            ]
+            latencies = latency(processes, setting, self.repeats)
+            memory = [process.ask("memory")["bytes"] for process in processes]
+            said = [told.by(process) for process in processes]
+        sizes = [runners.weights(path) for path in self.made.values()]
+        values = [answers.figures(self.source.task, self.source.labels)[self.case.metric] for answers in said]
+        every = zip(sizes, latencies, memory, said, values, strict=True)
+        return scored, {name: Measured(*one) for name, one in zip(self.made, every, strict=True)}
+
+    def _write(self, name: str, write: Callable[[Path], object]) -> Path:
+        folder = self.made[name] = self.folder / name.replace(" ", "-")
+        folder.mkdir()
+        began = time.monotonic()
+        write(folder)
+        print(f"{self.case.example}: {name} is written, {time.monotonic() - began:.1f} s", file=sys.stderr)
+        return folder
+
+
+class Logits(torch.nn.Module):
+    """The model with tensors for inputs and one tensor for an output."""
+
+    def __init__(self, model: Any, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+        """The scores."""
+        found: torch.Tensor = self.model(**dict(zip(self.names, given, strict=True)), return_dict=True).logits
+        return found
+
+
+def exported(source: Source, folder: Path) -> Path:
+    """The graph in fp32, as the documentation of PyTorch has it."""
+    model = source.model()
+    model.config.use_cache = False
+    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in models.inputs(model)]
+    given = tuple(torch.ones((2, 8), dtype=torch.int64) for _ in names)
+    torch.onnx.export(
+        Logits(model, names).eval(), given, folder / "model.onnx", input_names=names, output_names=["logits"],
+        dynamic_shapes=(tuple({0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for _ in names),), dynamo=True, verbose=False,
+    )  # fmt: skip
+    return folder
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    """The calibration rows, as the tool wants them."""
+
+    def __init__(self, plain: Path, given: Rows) -> None:
+        session = onnxruntime.InferenceSession(plain / "model.onnx", providers=["CPUExecutionProvider"])
+        names = [value.name for value in session.get_inputs()]
+        self.batches = (
+            {name: batch.get(name, torch.zeros_like(batch["input_ids"])).numpy() for name in names}
+            for _, batch in given.batches()
+        )
+
+    def get_next(self) -> dict[str, Any] | None:
+        """One batch, until there is none."""
+        return next(self.batches, None)
+
+
+def by_dynamic(plain: Path, folder: Path, _: Rows) -> None:
+    """int8 with the ranges that each call brings."""
+    quantize_dynamic(plain / "model.onnx", folder / "model.onnx", per_channel=True)
+
+
+def by_static(plain: Path, folder: Path, calibration: Rows) -> None:
+    """int8 with the ranges that the rows have shown."""
+    quantize_static(
+        plain / "model.onnx", folder / "model.onnx", Reader(plain, calibration), per_channel=True,
+        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+    )  # fmt: skip
+
+
+TOOLS = {"quantize_dynamic": by_dynamic, "quantize_static": by_static}
+
+
+def lines(bench: Bench, found: Mapping[str, Measured]) -> Iterator[list[str]]:
+    """A line of the table each."""
+    plain, metric = found[PLAIN], bench.case.metric
+    for name, one in found.items():
+        gained = bootstrap.difference(
+            metric, plain.said, one.said, (plain.value, one.value), bench.source.labels, CONFIDENCE
+        )
+        smaller = plain.size / one.size
+        faster = plain.latency.p50_milliseconds / one.latency.p50_milliseconds
+        same = bootstrap.agreement(plain.said, one.said, CONFIDENCE).value
+        value = f"{one.value:.2f}" if metric in LOWER_IS_BETTER else f"{100 * one.value:.2f} %"
+        yield [
+            name, f"{one.size / 1e6:.1f}", f"{smaller:.2f} x", f"{one.latency.p50_milliseconds:.2f}", f"{faster:.2f} x",
+            value, "" if name == PLAIN else spelled(metric, gained), f"{100 * same:.1f} %", f"{one.memory / 1e6:.0f}",
+            goals(smaller, faster, metric, gained) if name in bench.case.int8 else "",
+        ]  # fmt: skip
+
+
+def goals(smaller: float, faster: float, metric: str, gained: Interval) -> str:
+    """`ok`, or what was missed."""
+    kept = {"size": smaller >= SMALLER, "speed": faster >= FASTER, metric: gained.value >= -WORSE[metric]}
+    missed = [name for name, is_kept in kept.items() if not is_kept]
+    return f"missed: {', '.join(missed)}" if missed else "ok"
+
+
+def spelled(metric: str, gained: Interval) -> str:
+    """More is better; where less is, a perplexity that has risen by a hundredth is +1 %."""
+    unit, sign = (" %", -1) if metric in LOWER_IS_BETTER else (" points", 1)
+    low, high = sorted(100 * sign * bound for bound in (gained.low, gained.high))
+    value = 100 * sign * gained.value + 0.0
+    return f"{value:+.2f}{unit} ({low + 0.0:+.2f} to {high + 0.0:+.2f})"
+
+
+def document(case: Case, uri: str, repeats: int, limit: int | None) -> Compression:
+    """The run of a job that would compress this model."""
+    spec = {
+        "model": {"from": {"uri": uri}}, "steps": [{"quantize": {"method": "Dynamic"}}],
+        "evaluation": {"lengths": [case.length], "repeats": repeats, "threads": 1} | ({"rows": limit} if limit else {}),
+        "output": {"uri": "pvc://none"},
+    }  # fmt: skip
+    run = {"job": "bench", "uid": "bench", "stage": "compress"}
+    return Compression.model_validate({"spec": spec, "run": run, "source": {"uri": uri}})
+
+
+def trained(case: Case, volumes: Path, root: Path, limit: int | None) -> str:
+    """The URI of the model that lies in the folder, or of a new one."""
+    kept = sorted(root.glob("work/models/*/lmops.json"))
+    if kept:
+        return f"pvc://work/models/{kept[-1].parent.name}"
+    steps = min(step for step in (limit, case.steps, sys.maxsize) if step)
+    began = time.monotonic()
+    uri = training.Bench(training.CASES[case.example], volumes, root, steps).published()
+    print(f"{case.example}: trained, {time.monotonic() - began:.1f} s", file=sys.stderr)
+    return uri
+
+
+def measured(case: Case, volumes: Path, root: Path, chosen: argparse.Namespace) -> tuple[str, list[list[str]]]:
+    """Trains, writes, measures: what the rows were, and the lines of one model."""
+    uri = trained(case, volumes, root, chosen.steps)
+    os.environ["LMOPS_VOLUMES"] = str(root)
+    run = document(case, uri, chosen.repeats, chosen.rows)
+    source = Source.open(run)
+    settings(run.spec.evaluation, source)  # refuses what the model has no room for
+    with tempfile.TemporaryDirectory(prefix="lmops-bench-") as folder:
+        bench = Bench(case, run, source, Path(folder), chosen.repeats)
+        bench.write()
+        scored, found = bench.measured()
+    steps = f"{source.recipe.training.steps} steps of training, " if source.recipe else ""
+    said = f"{steps}{len(np.unique(scored.rows)):,} {scored.name} rows, calls of {case.length} tokens"
+    return said, list(lines(bench, found))
+
+
+def main() -> None:
+    """Measures, prints, records."""
+    parser = argparse.ArgumentParser(description="Compressed models beside what one would make by hand.")
+    parser.add_argument("--models", type=Path, help="where the models are kept (default: they are gone afterwards)")
+    parser.add_argument("--steps", type=int, help="at most so many steps of training")
+    parser.add_argument("--rows", type=int, help="at most so many rows are scored (default: all)")
+    parser.add_argument("--repeats", type=int, default=40, help="timed calls of each model")
+    parser.add_argument("--record", action="store_true", help="put the table into docs/benchmarks.md")
+    chosen = parser.parse_args()
+    if "LMOPS_TEST_VOLUMES" not in os.environ:
+        parser.error("Set LMOPS_TEST_VOLUMES to the folder that holds data/ and models/, or run `make bench`.")
+    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # of the training
+    quiet_libraries()
+    command = shlex.join(["python", "tests/bench/compression.py", *sys.argv[1:]])
+    parts = [f"`{command}` on {processors()}, torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}:"]
+    volumes = Path(os.environ["LMOPS_TEST_VOLUMES"])
+    for name, case in CASES.items():
+        with tempfile.TemporaryDirectory(prefix="lmops-bench-") as folder:
+            said, found = measured(case, volumes, (chosen.models or Path(folder)) / case.example, chosen)
+        header = [cell.format(metric=case.metric) for cell in HEADER]
+        parts += [f"{name}, {said}:", grid([header, *found])]
+    table = "\n\n".join([*parts, ABOUT])
+    print(table)
+    if chosen.record:
+        record(training.PAGE, "compression", table)
+
+
+if __name__ == "__main__":
+    main()
