@@ -11,6 +11,9 @@ import torch
 
 from lmops.api.compression import Step
 from lmops_compressor import measure, runners
+from lmops_compressor.compress import applied
+from lmops_compressor.measure import measured
+from lmops_compressor.methods import fp8
 from lmops_compressor.source import Source
 from lmops_trainer.failures import Refusal
 from measuring import TASKS, Models, halved, run, shaken
@@ -124,6 +127,18 @@ def test_both_models_are_measured_on_a_gpu_if_there_is_one_and_both_can_run_ther
     steps = [{"quantize": {"method": name}} if name else {"prune": {"method": "Wanda"}} for name in quantize]
 
     assert measure.device_of(Step.model_validate(step) for step in steps) == expected
+
+
+def test_figures_that_are_not_what_they_seem_are_told_so(models: Models, tmp_path: Path):
+    uri, _ = models.of()
+    notes = []
+    for method in ("FP8", "WeightOnly"):
+        job = run(uri, steps=[{"quantize": {"method": method, **({"groupSize": 16} if method != "FP8" else {})}}])
+        source = Source.open(job)
+        made = applied(job, source, job.spec.steps or [], tmp_path / method, lambda _: None)
+        notes.append([note for note in measured(job, source, made, method, lambda _: None).notes if "FP8" in note])
+
+    assert notes == [[fp8.NOTE], []]
 
 
 def test_a_length_beyond_the_window_is_refused_when_asked_for_and_shortened_when_not(models: Models):

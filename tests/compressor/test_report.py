@@ -139,6 +139,20 @@ def test_both_models_stand_side_by_side():
     assert "Energy was not measured" in found.text
 
 
+def test_a_loss_too_small_to_be_seen_has_no_sign_of_one():
+    lost = report(
+        compressed=model(23_200_000, 13.0, 0.84297, format="onnx"),
+        quality=Interval(value=-0.00003, low=-0.00004, high=0.004),
+    )
+    tried = [Trial(method="Static", rows=64, size_ratio=3.8, quality=-0.00003, outcome="Pareto")]
+
+    found = Page(page(run("pvc://data/models/reviews"), MODEL, lost, SearchReport(combinations=1, tried=1), tried))
+
+    assert "+0.0000 (+0.0000 to +0.0040)" in found.text
+    assert "+0.000 +0.000 to +0.004" in " ".join(found.text.split())
+    assert "-0.000" not in found.text
+
+
 def test_the_page_needs_no_other_file_and_its_ids_are_its_own():
     html = page(run("pvc://data/models/reviews"), MODEL, report())
     found = Page(html)

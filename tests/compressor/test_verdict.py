@@ -92,6 +92,7 @@ def test_how_far_a_limit_is_missed_is_told_as_a_share_of_it():
     ("figures", "metric", "values", "said"),
     [
         (FIGURES, "f1", (0.843, 0.84), "3.92x smaller, 2.31x faster, f1 -0.003 (0.843 to 0.840) on 1,061 test rows"),
+        (Figures(size_ratio=2), "f1", (0.8432, 0.8429), "2.00x smaller, f1 +0.000 (0.843 to 0.843) on 1,061 test rows"),
         (
             Figures(size_ratio=0.8, latency_ratio=1.25),
             "perplexity",

@@ -60,6 +60,15 @@ def test_alone_it_says_what_it_waits_for_and_goes_on_once_that_is_there(laptop: 
     assert "quantizejob/small   compress  3.92x smaller, 2.00x faster, f1 -0.003: passed" in out
 
 
+def test_a_loss_too_small_to_be_seen_has_no_sign_of_one(laptop: Any) -> None:
+    laptop.write("small.yaml", SMALL.replace("{trainingJob: {name: reviews}}", f"{{uri: {MODEL}}}"))
+
+    _, out, _ = laptop.lmops("apply", "-f", "small.yaml", QUALITY="-0.0003")
+
+    assert "     +0.000 (-0.009 to +0.002)" in out
+    assert "+0.000 f1" in laptop.lmops("get", "qj")[1]
+
+
 def test_a_model_that_does_not_keep_its_limits_fails_the_command(laptop: Any) -> None:
     laptop.write("small.yaml", SMALL.replace("{trainingJob: {name: reviews}}", f"{{uri: {MODEL}}}"))
 

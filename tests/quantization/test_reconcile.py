@@ -178,6 +178,12 @@ def test_a_model_that_keeps_its_limits_has_passed():
     assert plan.status.model.uri == MODEL["uri"]
 
 
+def test_a_loss_too_small_to_be_seen_has_no_sign_of_one():
+    plan = ended(begun(), model=MODEL, report=report(quality={"value": -0.0003, "low": -0.009, "high": 0.002}))
+
+    assert plan.status.display.quality == "+0.000 f1"
+
+
 def test_a_model_that_does_not_is_kept_and_the_job_has_failed():
     checks = ["ok: size", "not kept: latency is 0.5 of the original's, and maxLatencyRatio is 0.4"]
     plan = ended(begun(), model=MODEL, report=report(verdict="NotPassed", checks=checks))

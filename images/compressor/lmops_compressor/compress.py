@@ -69,6 +69,8 @@ class Compressed:
     parameters: int
     """Of the model after pruning, whatever the bits."""
     non_zero: int
+    notes: tuple[str, ...] = ()
+    """What a reader of its figures has to know."""
 
 
 def applied(run: Compression, source: Source, steps: list[Step], target: Path, tell: Tell) -> Compressed:
@@ -106,7 +108,8 @@ def applied(run: Compression, source: Source, steps: list[Step], target: Path, t
         for file in source.folder.glob(glob):
             if not (target / file.name).exists():
                 shutil.copyfile(file, target / file.name)
-    return Compressed(target, tuple(changes), *counted)
+    notes = tuple(note for step in steps if step.quantize and (note := methods.note(step.quantize.method)))
+    return Compressed(target, tuple(changes), *counted, notes)
 
 
 def _counted(subject: Subject) -> tuple[int, int]:

@@ -69,7 +69,7 @@ def measured(run: Compression, source: Source, made: Compressed, method: str, te
     weights = (counted["parameters"], counted["non_zero"]), (made.parameters, made.non_zero)
     folders = source.folder, made.folder
     notes += [f"Both models ran on one {gpu}, and memory is its memory."] if gpu else []
-    notes += [note for note in dict.fromkeys(one.note for one in used) if note]
+    notes += [note for note in dict.fromkeys((*made.notes, *(one.note for one in used))) if note]
     if rows.name == "validation":
         notes.append("There were no test rows: these rows also chose the checkpoint of the original.")
     models_ = [_figures(*each) for each in zip(folders, weights, used, said, strict=True)]

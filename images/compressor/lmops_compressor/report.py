@@ -120,7 +120,7 @@ def _says(report: CompressionReport) -> Iterator[Line]:
     for name in sorted({*one, *other}, key=lambda name: name != report.metric):
         leads = name == report.metric
         before, after = (figure(given[name]) if name in given else "" for given in (one, other))
-        change = _interval(report.quality, "+.4f") if leads else _change(one.get(name), other.get(name))
+        change = _interval(report.quality, "+z.4f") if leads else _change(one.get(name), other.get(name))
         less = "; less is better" if name in LOWER_IS_BETTER else ""
         yield Line(name, before, after, change, MEANINGS.get(name, "") + less, leads)
     same = _interval(report.agreement, ".4f")
@@ -132,7 +132,7 @@ def _interval(found: Interval, form: str) -> str:
 
 
 def _change(before: float | None, after: float | None) -> str:
-    return "" if before is None or after is None else f"{after - before:+.4f}"
+    return "" if before is None or after is None else f"{after - before:+z.4f}"
 
 
 def _ms(milliseconds: float) -> str:

@@ -150,6 +150,6 @@ def _change(metric: str, before: float, after: float) -> str:
     digits = 3 if max(before, after) < 10 else 2 if max(before, after) < 1000 else 0
     values = f"({before:,.{digits}f} to {after:,.{digits}f})"
     if metric not in LOWER_IS_BETTER:
-        return f"{metric} {after - before:+.3f} {values}"
+        return f"{metric} {after - before:+z.3f} {values}"
     share = (after - before) / max(before, 1e-12)
     return f"{metric} {abs(share):.2%} {'worse' if share > 0 else 'better'} {values}"

@@ -106,6 +106,6 @@ def _figures(report: CompressionReport) -> dict[str, str]:
         "method": report.method,
         "size": f"{report.size_ratio:.2f}x",
         "speedup": faster,
-        "quality": f"{report.quality.value:+.3f} {report.metric}",
+        "quality": f"{report.quality.value:+z.3f} {report.metric}",
         "verdict": report.verdict,
     }

@@ -69,6 +69,11 @@ def quantizer(method: str) -> Quantizer:
     return _module(method)  # type: ignore[no-any-return]
 
 
+def note(method: str) -> str:
+    """What a reader of the figures has to know of the method; empty for those whose figures are what they seem."""
+    return getattr(_module(method), "NOTE", "")
+
+
 def _module(method: str) -> Any:
     return import_module(f"lmops_compressor.methods.{MODULES[method]}")
 

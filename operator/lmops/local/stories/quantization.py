@@ -51,7 +51,7 @@ def _table(report: CompressionReport) -> Iterator[tuple[str, ...]]:
         yield "peak memory", size(before.peak_memory_bytes), size(after.peak_memory_bytes), ""
     if report.metric in before.metrics and report.metric in after.metrics:
         was, now = before.metrics[report.metric], after.metrics[report.metric]
-        yield report.metric, figure(was), figure(now), _interval(report.quality, "+.3f")
+        yield report.metric, figure(was), figure(now), _interval(report.quality, "+z.3f")
     yield "same predictions", "", f"{report.agreement.value:.1%}", _interval(report.agreement, ".3f")
 
 

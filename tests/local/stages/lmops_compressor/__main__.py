@@ -1,6 +1,6 @@
 """`python -m lmops_compressor compress DOCUMENT`: says what it was told, and reports what a test expects.
 
-The variable VERDICT says how the model is judged; without it the model passes.
+The variable VERDICT says how the model is judged; without it the model passes. QUALITY says what it has gained.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def report(verdict: str) -> dict[str, Any]:
         "compressed": {**small, "metrics": {"f1": 0.807}},
         "sizeRatio": 3.92,
         "latencyRatio": 0.5,
-        "quality": {"value": -0.003, "low": -0.009, "high": 0.002},
+        "quality": {"value": float(os.environ.get("QUALITY", -0.003)), "low": -0.009, "high": 0.002},
         "agreement": {"value": 0.99, "low": 0.98, "high": 1.0},
         "confidence": 0.95,
         "verdict": verdict,
