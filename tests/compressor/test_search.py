@@ -20,6 +20,7 @@ from lmops_compressor.source import Source
 from lmops_compressor.trials import home
 from lmops_trainer.endings import Stop
 from lmops_trainer.failures import Refusal
+from lmops_trainer.progress import Progress
 from lmops_trainer.uris import path
 from measuring import Models, run, shaken
 from trained import SILENT
@@ -35,6 +36,7 @@ def harmful(subject: Any, how: Any, rows: Any, tell: Any) -> Change:
     """A pruning that nothing survives."""
     with torch.no_grad():
         shaken(9.0)(subject.model)
+    tell(1)
     return Change(step="Magnitude", layers=1)
 
 
@@ -45,6 +47,7 @@ def unfit(*_: Any) -> Change:
 def bits16(subject: Any, how: Any, rows: Any, target: Path, tell: Any) -> Change:
     """Half the size, and all the sense."""
     subject.model.half().save_pretrained(target)
+    tell(1)
     return Change(step="FP8", layers=1)
 
 
@@ -145,6 +148,30 @@ def test_a_space_in_which_nothing_can_be_done_is_refused(models: Models, tmp_pat
 
     with pytest.raises(Refusal, match=r"search\.steps holds no combination that can be done"):
         found(models, tmp_path, steps=places)
+
+
+class Posts(Progress):
+    """Keeps what was posted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.percents: list[float] = []
+
+    def post(self, percent: float, remaining: float | None = None, **metrics: float | int) -> None:
+        self.percents.append(percent)
+
+
+def test_a_run_only_comes_further_whatever_it_does(models: Models):
+    uri, _ = models.of()
+    recovered = {"prune": {"method": "Magnitude", "recovery": {"steps": 2}}}
+    for this in (job(models), run(uri, steps=[recovered, {"quantize": {"method": "FP8"}}])):
+        posts = Posts()
+
+        compress(this, posts)
+
+        assert posts.percents == sorted(posts.percents)
+        assert (posts.percents[0], posts.percents[-1]) == (0, 100)
+        assert len(posts.percents) > 6
 
 
 def test_the_winner_is_measured_on_the_test_rows_and_published_with_the_table(models: Models):

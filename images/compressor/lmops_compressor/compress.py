@@ -17,7 +17,7 @@ from lmops.api.compression import Step, words
 from lmops.api.compressionreport import Change, CompressionReport, SearchReport
 from lmops.api.status import ModelReport
 from lmops_compressor import methods, rows
-from lmops_compressor.methods import Subject, Tell
+from lmops_compressor.methods import Subject, Tell, part
 from lmops_compressor.passport import passport
 from lmops_compressor.source import Source
 from lmops_trainer import publish, uris
@@ -27,6 +27,8 @@ from lmops_trainer.progress import Progress
 
 COMPRESSED, MEASURED = 50, 95
 """Percent of the run that is done then."""
+SEARCHED = 40
+"""And once the steps are found, where they are searched for."""
 TOKENIZER = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -46,14 +48,12 @@ def compress(run: Compression, progress: Progress) -> Result:
     progress.post(0)
     source = Source.open(run)
     with _workplace() as folder:
+        steps, found, began = run.spec.steps or [], None, 0
         if run.spec.search:
-            steps, found = searched(run, source, folder, lambda share: progress.post(COMPRESSED * share))
-        else:
-            steps, found = run.spec.steps or [], None
-        made = applied(run, source, steps, folder / "compressed", lambda share: progress.post(COMPRESSED * share))
-        report = measured(
-            run, source, made, words(steps), lambda share: progress.post(COMPRESSED + (MEASURED - COMPRESSED) * share)
-        )
+            steps, found = searched(run, source, folder, part(progress.post, 0, SEARCHED))
+            began = SEARCHED
+        made = applied(run, source, steps, folder / "compressed", part(progress.post, began, COMPRESSED))
+        report = measured(run, source, made, words(steps), part(progress.post, COMPRESSED, MEASURED))
         log.info("%s", report.sentence)
         model = _published(run, source, made, report, found)
     progress.post(100)
@@ -83,16 +83,14 @@ def applied(run: Compression, source: Source, steps: list[Step], target: Path, t
     changes, is_written, counted = [], False, (0, 0)
     for number, step in enumerate(steps):
         log.info("%s", step.words)
-
-        def told(share: float, before: int = number) -> None:
-            tell((before + share) / len(steps))
-
+        told = part(tell, number / len(steps), (number + 1) / len(steps))
         if step.prune:
-            changes.append(methods.pruner(step.prune.method).prune(subject, step.prune, drawn, told))
-            if step.prune.recovery:
+            recovery, pruned = step.prune.recovery, part(told, 0, 0.5 if step.prune.recovery else 1)
+            changes.append(methods.pruner(step.prune.method).prune(subject, step.prune, drawn, pruned))
+            if recovery:
                 from lmops_compressor.methods.recovery import recover
 
-                recover(subject, step.prune.recovery, rows.training(run, source), run.spec.calibration.seed, told)
+                recover(subject, recovery, rows.training(run, source), run.spec.calibration.seed, part(told, 0.5, 1))
         counted = _counted(subject)
         if step.quantize:
             subject.model.cpu()  # what is written is made there

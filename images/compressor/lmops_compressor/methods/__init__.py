@@ -22,6 +22,11 @@ Tell = Callable[[float], None]
 """Told the share of the work that is done, 0 to 1."""
 
 
+def part(tell: Tell, begin: float, end: float) -> Tell:
+    """Tells of a part of the work, which begins and ends at these shares of the whole."""
+    return lambda share: tell(begin + (end - begin) * share)
+
+
 @dataclass
 class Subject:
     """The model under compression, and what it is."""
