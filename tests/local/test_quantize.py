@@ -69,6 +69,19 @@ def test_a_loss_too_small_to_be_seen_has_no_sign_of_one(laptop: Any) -> None:
     assert "+0.000 f1" in laptop.lmops("get", "qj")[1]
 
 
+def test_a_compression_that_outgrows_its_memory_is_killed_and_told_what_to_raise(laptop: Any) -> None:
+    limited = SMALL.replace("  steps:", "  resources: {perNode: {memory: 150Mi}}\n  steps:")
+    laptop.write("small.yaml", limited.replace("{trainingJob: {name: reviews}}", f"{{uri: {MODEL}}}"))
+
+    code, out, _ = laptop.lmops("apply", "-f", "small.yaml", MEMORY="all")
+
+    assert code == 1
+    assert "  failed    OutOfMemory/OOMKilled" in out.splitlines()
+    assert [line for line in out.splitlines() if "150Mi of memory" in line]
+    assert "  remedy    Raise resources.perNode.memory." in out.splitlines()
+    assert not (laptop.home / "volumes/models/small").exists()
+
+
 def test_a_model_that_does_not_keep_its_limits_fails_the_command(laptop: Any) -> None:
     laptop.write("small.yaml", SMALL.replace("{trainingJob: {name: reviews}}", f"{{uri: {MODEL}}}"))
 

@@ -12,8 +12,17 @@ import sys
 from pydantic import ValidationError
 
 from lmops.api import Compression, Result
+from lmops.api.status import FailureClass
 from lmops_trainer import launch
+from lmops_trainer.endings import scratch
+from lmops_trainer.failures import Refusal, disk_full, failure_of
 from lmops_trainer.progress import Progress
+
+REMEDIES: dict[FailureClass, str] = {
+    "Disk": "Make it larger, or free some space there. The model that was to be compressed is as it was.",
+    "OutOfMemory": "Raise resources.perNode.memory. The model that was to be compressed is as it was.",
+}
+"""What to do when a compression lacks room: training's remedies speak of checkpoints and batches."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +43,17 @@ def compressed(run: Compression, progress: Progress) -> Result:
     os.environ["TQDM_DISABLE"] = "1"  # bars in a log are noise; tqdm reads it when it is imported
     from lmops_compressor.compress import compress
 
-    return compress(run, progress)
+    try:
+        return compress(run, progress)
+    except Exception as error:
+        failed = failure_of(error)
+        if failed.class_ == "Disk" and not isinstance(error, Refusal):  # publishing says itself where it was
+            failed = failure_of(disk_full(scratch()))
+        said_more = isinstance(error, Refusal) and failed.class_ == "OutOfMemory"  # a model that is measured
+        if failed.class_ not in REMEDIES or said_more:
+            raise
+        remedy = REMEDIES[failed.class_]
+        raise Refusal(failed.class_, failed.reason, failed.message, remedy, failed.evidence) from error
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from lmops.api.trainingstatus import EvaluationReport
 from lmops_trainer import uris
 from lmops_trainer.checkpoints import flush, flush_all
 from lmops_trainer.data.prepared import Prepared
-from lmops_trainer.failures import Refusal
+from lmops_trainer.failures import Refusal, disk_full, failure_of
 
 PASSPORT = "lmops.json"
 MODEL_FILES = (
@@ -111,6 +111,10 @@ def publish(
         flush(staged)
         _appear(staged, home)
         flush(output)
+    except OSError as error:
+        if failure_of(error).reason == "DiskFull":  # the error names what was read, or nothing
+            raise disk_full(home) from error
+        raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return home

@@ -1,6 +1,7 @@
 """`python -m lmops_compressor compress DOCUMENT`: says what it was told, and reports what a test expects.
 
 The variable VERDICT says how the model is judged; without it the model passes. QUALITY says what it has gained.
+With MEMORY it takes ever more of it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,10 @@ def report(verdict: str) -> dict[str, Any]:
 def main(document: dict[str, Any]) -> int:
     """Leaves its ending."""
     print("compresses", json.dumps(document["source"]), flush=True)
+    taken = []
+    while "MEMORY" in os.environ:
+        taken.append(bytearray(os.urandom(1 << 20) * 8))
+        time.sleep(0.02)
     digest = "sha256:" + "1" * 64
     model = {"uri": "pvc://models/small/111111111111", "digest": digest, "sizeBytes": 23_200_000, "parameters": 22}
     result = {"model": model, "report": report(os.environ.get("VERDICT", "Passed"))}
