@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from lmops_compressor.methods import Subject
@@ -17,29 +16,6 @@ from volumes import raw
 
 STEPS, BLOCK = 60, 64
 """Of the small GPT-2: its optimiser steps, and the tokens of a row."""
-
-
-def classifier(folder: Path) -> Source:
-    """A real BERT of 6 layers with a head that has learned a little about films."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    encoder = raw("minilm")
-    torch.manual_seed(7)
-    model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2).eval()
-    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
-    found = Source("pvc://data/bert", folder, "SequenceClassification", ["negative", "positive"], 64, {})
-    features, labels = [], []
-    for _, batch in reviews(found, 256, start=1000).batches():
-        labels.append(batch.pop("labels"))
-        with torch.no_grad():
-            features.append(model.bert(**batch).pooler_output)
-    fitted = LogisticRegression(C=0.1).fit(torch.cat(features).numpy(), torch.cat(labels).numpy())
-    with torch.no_grad():
-        model.classifier.weight[1] = torch.from_numpy(fitted.coef_[0])
-        model.classifier.weight[0], model.classifier.bias[0] = 0, 0
-        model.classifier.bias[1] = float(fitted.intercept_[0])
-    model.save_pretrained(folder)
-    return found
 
 
 def language_model(folder: Path, **config: Any) -> Source:
@@ -63,17 +39,6 @@ def language_model(folder: Path, **config: Any) -> Source:
 def subject(source: Source) -> Subject:
     """The model, loaded anew."""
     return Subject(source, source.model())
-
-
-def reviews(source: Source, count: int = 24, start: int = 0) -> Rows:
-    """Reviews of films, with a class each."""
-    lines = raw("movieReviewSnippets_GroundTruth.txt").read_text("utf-8").splitlines()[start : start + count]
-    made = []
-    for number, line in enumerate(lines):
-        _, score, text = line.split("\t")
-        ids = source.tokenizer()(text, truncation=True, max_length=source.max_length)["input_ids"]
-        made.append({"input_ids": ids, "length": len(ids), "row": number, "label": int(float(score) > 0)})
-    return rows(source, made)
 
 
 def news(source: Source, count: int = 24) -> Rows:

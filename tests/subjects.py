@@ -66,6 +66,10 @@ def how(method: str, **settings: Any) -> Prune:
     return Prune.model_validate({"method": method, **settings})
 
 
+def silent(share: float) -> None:
+    """Nobody asks how far it is."""
+
+
 @torch.no_grad()
 def answers(model: PreTrainedModel, given: Rows) -> torch.Tensor:
     """The scores of one batch of rows."""

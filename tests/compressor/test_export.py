@@ -12,6 +12,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 import compressed
+import tuned
 from lmops_compressor import graph
 from lmops_compressor.export import export
 from lmops_compressor.methods import layers
@@ -45,10 +46,10 @@ def test_a_classifier_scores_as_in_torch(bert: Source, tmp_path: Path):
     assert format_of(tmp_path) == "onnx"
     assert weights(tmp_path) == pytest.approx(sum(v.nbytes for v in model.parameters()), rel=0.01)
     runner = opened(tmp_path, bert.task, threads=1)
-    for batch in [*arrays(compressed.reviews(bert)), *arrays(compressed.reviews(bert, 1))]:
+    for batch in [*arrays(tuned.reviews(bert, 24)), *arrays(tuned.reviews(bert, 1))]:
         np.testing.assert_allclose(runner.logits(batch), torch_logits(bert, batch), rtol=0, atol=1e-4)
     found = ir.load(tmp_path / "model.onnx").graph
-    assert len(graph.matmuls(found, list(layers(model, [])))) == 36
+    assert len(graph.matmuls(found, list(layers(model, [])))) == 12
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
 
 
@@ -69,7 +70,7 @@ def test_a_language_model_scores_as_in_torch_and_its_tied_table_is_stored_once(g
     one["attention_mask"] = np.ones_like(one["input_ids"])
     np.testing.assert_allclose(runner.logits(one), torch_logits(gpt2, one), rtol=0, atol=1e-4)
     found = ir.load(tmp_path / "model.onnx").graph
-    assert len(graph.matmuls(found, list(layers(model, [])))) == 16
+    assert len(graph.matmuls(found, list(layers(model, [])))) == 8
     assert list(graph.heads(found)) == ["lm_head"]
 
 

@@ -27,12 +27,6 @@ QUERY, SECOND = "bert.encoder.layer.0.attention.self.query", "bert.encoder.layer
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """Two layers of a real BERT, fine-tuned."""
-    return tuned.classifier(tmp_path_factory.mktemp("bert"))
-
-
-@pytest.fixture(scope="module")
 def made(bert: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Change]:
     """The classifier in FP8, but for its second layer's last product."""
     return written(bert, tmp_path_factory.mktemp("fp8"), exclude=[SECOND])

@@ -44,11 +44,10 @@ def made(source: Source, rows: Rows, target: Path, **settings: Any) -> Made:
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Two layers of a real BERT, fine-tuned, but for the last product."""
-    source = tuned.classifier(tmp_path_factory.mktemp("bert"))
-    rows = tuned.reviews(source, 60, skip=2000)
-    return made(source, rows, tmp_path_factory.mktemp("pte"), exclude=[EXCLUDED])
+def classifier(bert: Source, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The fine-tuned BERT, but for the last product."""
+    rows = tuned.reviews(bert, 60, skip=2000)
+    return made(bert, rows, tmp_path_factory.mktemp("pte"), exclude=[EXCLUDED])
 
 
 @pytest.fixture(scope="module")

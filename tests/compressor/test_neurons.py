@@ -25,30 +25,11 @@ from lmops_compressor.source import Source
 from lmops_trainer import models
 from lmops_trainer.failures import Refusal
 from lmops_trainer.heads import attentions
-from subjects import answers, config, how, minilm, rows, saved
+from subjects import answers, config, how, minilm, rows, silent
 from volumes import told
 
 BERT, GPT2 = "SequenceClassification", "CausalLM"
-WIDE = {
-    BERT: {"num_attention_heads": 4, "intermediate_size": 64},
-    GPT2: {"n_head": 4, "n_inner": 64},
-}
 SMALL = {"vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
-
-
-def silent(share: float) -> None:
-    """Nobody asks."""
-
-
-@pytest.fixture(scope="module")
-def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("volumes")
-
-
-@pytest.fixture(scope="module")
-def sources(volumes: Path) -> dict[str, Source]:
-    """A BERT that classifies and a GPT-2, of four heads and 64 neurons in each of two blocks."""
-    return {task: saved(volumes / task, task, **settings) for task, settings in WIDE.items()}
 
 
 @pytest.fixture(params=[BERT, GPT2])

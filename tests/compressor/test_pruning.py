@@ -14,26 +14,11 @@ from lmops_compressor.methods.activations import Gram, Norms, through
 from lmops_compressor.methods.masks import matrix
 from lmops_compressor.source import Source
 from lmops_trainer.failures import Refusal
-from subjects import answers, how, minilm, rows, saved
+from subjects import answers, how, minilm, rows, silent
 from volumes import told
 
 METHODS = ["Magnitude", "Wanda", "SparseGPT"]
 TASKS = ["SequenceClassification", "CausalLM", "MaskedLM"]
-
-
-def silent(share: float) -> None:
-    """Nobody asks."""
-
-
-@pytest.fixture(scope="module")
-def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("volumes")
-
-
-@pytest.fixture(scope="module")
-def sources(volumes: Path) -> dict[str, Source]:
-    """A BERT that classifies, a GPT-2, and a BERT that tells hidden words."""
-    return {task: saved(volumes / task, task) for task in TASKS}
 
 
 @pytest.fixture

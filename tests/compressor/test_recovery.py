@@ -19,25 +19,11 @@ from lmops_trainer import models
 from lmops_trainer.failures import Refusal
 from lmops_trainer.models import inputs
 from lmops_trainer.tasks import TASKS
-from subjects import how, rows, saved
+from subjects import how, rows, silent
 from volumes import told
 
 SHORT = Recovery(steps=60, batch_size=16, learning_rate=1e-3)
 KINDS = ["SequenceClassification", "CausalLM", "MaskedLM"]
-
-
-def silent(share: float) -> None:
-    """Nobody asks."""
-
-
-@pytest.fixture(scope="module")
-def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("volumes")
-
-
-@pytest.fixture(scope="module")
-def sources(volumes: Path) -> dict[str, Source]:
-    return {task: saved(volumes / task, task) for task in KINDS}
 
 
 @torch.no_grad()
