@@ -48,7 +48,8 @@ def compress(run: Compression, progress: Progress) -> Result:
     progress.post(0)
     source = Source.open(run)
     with _workplace() as folder:
-        steps, found, began = run.spec.steps or [], None, 0
+        steps, began = run.spec.steps or [], 0
+        found: SearchReport | None = None
         if run.spec.search:
             steps, found = searched(run, source, folder, part(progress.post, 0, SEARCHED))
             began = SEARCHED

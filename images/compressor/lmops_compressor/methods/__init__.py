@@ -76,7 +76,7 @@ def quantizer(method: str) -> Quantizer:
 
 def note(method: str) -> str:
     """What a reader of the figures has to know of the method; empty for those whose figures are what they seem."""
-    return getattr(_module(method), "NOTE", "")
+    return str(getattr(_module(method), "NOTE", ""))
 
 
 def _module(method: str) -> Any:
