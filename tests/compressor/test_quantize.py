@@ -80,7 +80,7 @@ def agreement(source: Source, of: Made) -> float:
         said.append(before.argmax(-1).ravel())
     found, most = float(np.concatenate(same).mean()), np.bincount(np.concatenate(said)).max() / sum(map(len, said))
     print(f"{of.change.step}: {found:.3f} are the same, {most:.3f} would be if it always said one thing")
-    assert most < 0.85
+    assert most < 0.9
     return found
 
 
@@ -99,7 +99,7 @@ def test_dynamic_makes_int8_of_every_layer_and_embedding_of_a_bert(bert: Source,
     assert found.change == Change(step="Dynamic 8 bit", layers=12, detail="int8 weights in 12 layers and 3 embeddings")
     assert operators(found.graph, "MatMulInteger") == 12
     assert smaller(bert, found) > 3.5
-    assert agreement(bert, found) >= 0.9
+    assert agreement(bert, found) >= 0.95
 
 
 def test_dynamic_gives_the_scores_of_the_tool_that_one_would_call_by_hand(bert: Source, tmp_path: Path):
@@ -148,7 +148,7 @@ def test_static_calibrates_on_the_rows(bert: Source, tmp_path: Path):
     assert operators(found.graph, "MatMulInteger") == operators(found.graph, "DynamicQuantizeLinear") == 0
     assert found.told == sorted(found.told)
     assert smaller(bert, found) > 3.5
-    assert agreement(bert, found) >= 0.85
+    assert agreement(bert, found) >= 0.95
 
 
 def test_static_makes_a_gpt2_that_agrees(gpt2: Source, tmp_path: Path):
@@ -159,7 +159,7 @@ def test_static_makes_a_gpt2_that_agrees(gpt2: Source, tmp_path: Path):
     assert agreement(gpt2, found) >= 0.95
 
 
-@pytest.mark.parametrize(("bits", "size", "ratio", "same"), [(4, 32, 5.5, 0.85), (8, 64, 3.3, 0.97)])
+@pytest.mark.parametrize(("bits", "size", "ratio", "same"), [(4, 32, 5.5, 0.95), (8, 64, 3.3, 0.97)])
 def test_weight_only_packs_layers_and_the_tied_table_once(
     gpt2: Source, tmp_path: Path, bits: int, size: int, ratio: float, same: float
 ):
@@ -197,7 +197,7 @@ def test_mixed_precision_gives_the_bits_to_the_layers_that_need_them(gpt2: Sourc
     assert found.change.layers == len(bits) == 8
     assert 6.5 < average <= 7
     assert found.change.detail.startswith(f"{average:.2f} bit on average: ")
-    assert agreement(gpt2, found) >= 0.9
+    assert agreement(gpt2, found) >= 0.95
 
 
 def test_bits_go_where_a_bit_takes_most_divergence_away():
