@@ -87,7 +87,7 @@ def test_sixty_four_at_once_are_classified_as_each_alone(classifier: Server):
         figures = http.get("/metrics").text
     batches = {
         line.split()[0]: float(line.split()[1]) for line in figures.splitlines() if line.startswith("lmops_batch_rows")
-    }  # noqa: E501
+    }
     assert batches["lmops_batch_rows_sum"] > batches["lmops_batch_rows_count"]  # some went together
 
 

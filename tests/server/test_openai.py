@@ -34,7 +34,7 @@ def test_a_seed_repeats_a_text_and_temperature_changes_it(client: openai.OpenAI)
     def text(**settings: float) -> str:
         return (
             client.completions.create(model=NAME, prompt="The police said", max_tokens=20, **settings).choices[0].text
-        )  # type: ignore[call-overload, no-any-return]  # noqa: E501
+        )  # type: ignore[call-overload, no-any-return]
 
     assert text(seed=5) == text(seed=5)
     assert text(seed=5) != text(seed=6)
@@ -90,7 +90,7 @@ def test_probabilities_have_tokens_that_make_the_text(client: openai.OpenAI):
     assert [
         choice.text[offset:][: len(token)]
         for offset, token in zip(told.text_offset or [], told.tokens or [], strict=True)
-    ] == told.tokens  # noqa: E501
+    ] == told.tokens
     for logprob, top in zip(told.token_logprobs or [], told.top_logprobs or [], strict=True):
         assert len(top) == 3
         assert logprob == max(top.values()) < 0  # greedy
