@@ -364,8 +364,30 @@ def test_what_the_server_refuses_is_told_and_tried_again():
     assert told(plan, "Progressing") == ("True", "NotFound", refusal.message)
 
 
+def test_an_update_that_is_refused_leaves_what_serves_as_it_is():
+    old = serving(A)
+    refusal = Refusal("InternalError", "failed calling webhook: connection refused")
+
+    plan = after(old, job(B), child(old, A), pod(old, A), refused={ISVC: refusal})
+
+    assert (plan.status.phase, plan.status.model, plan.status.display.replicas) == ("Degraded", model(A), "1/1")
+    assert (holds(plan)["Accepted"], holds(plan)["Ready"], holds(plan)["Degraded"]) == ("True", "True", "True")
+    assert plan.status.display.reason == "InternalError: failed calling webhook: connection refused"
+    assert digests(plan) == [B]
+
+
 def test_a_spec_that_no_process_could_be_told_is_refused():
     plan = after(service(generation={"chatTemplate": "$" * 16_384}, model={"from": {"uri": "pvc://models/a"}}))
 
     assert (plan.apply, plan.status.phase, plan.status.failure.reason) == ((), "Failed", "SpecTooLarge")
     assert (holds(plan)["Accepted"], holds(plan)["Stalled"]) == ("False", "True")
+
+    old = serving(A)
+    edited = service(old.status.manifest(), generation={"chatTemplate": "$" * 16_384})
+    later = after(edited, job(A), child(old, A), pod(old, A))
+    assert (later.apply, later.status.phase, holds(later)["Accepted"], holds(later)["Ready"]) == (
+        (),
+        "Degraded",
+        "False",
+        "True",
+    )

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from lmops.api import Failure, LanguageModelService, LanguageModelServiceStatus
 from lmops.api.reference import ResolvedModel
 from lmops.api.servicestatus import RolloutReport, ServicePhase
+from lmops.jobs.failure import failure
 from lmops.jobs.policies import fits
 from lmops.jobs.runs import not_created
-from lmops.plan import Manifest, Observed, Ref
+from lmops.plan import Manifest, Observed, Ref, Refusal
 from lmops.plan import Plan as AnyPlan
 from lmops.serving.following import Choice, chosen, is_same, title
 from lmops.serving.inferenceservice import document, inferenceservice, is_kept, ref, revision_of
@@ -28,14 +29,13 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
     choice = chosen(service, observed.sources)
     if choice.model is None:
         return _planned(service, Standing("Pending", choice.reason, choice.message, moves=True), choice, now)
-    if why := fits(document(service, choice.model)):
-        return _planned(service, _refused(why), choice, now)
     wanted, child = inferenceservice(service, choice.model, settings), observed.children.get(ref(service))
-    if refusal := observed.refused.get(ref(service)):
-        final = refusal.is_final
-        standing = Standing("Pending", refusal.reason, refusal.message, accepted=not final, moves=not final)
-        return _planned(service, standing, choice, now, apply=(wanted,))
     pods = Pods.of(service, observed, revision_of(wanted))
+    if why := fits(document(service, choice.model)):
+        return _planned(service, _refused(why, answers=pods.ready > 0), choice, now, replicas=pods.report())
+    if refusal := observed.refused.get(ref(service)):
+        standing = _withheld(refusal, answers=pods.ready > 0)
+        return _planned(service, standing, choice, now, apply=(wanted,), replicas=pods.report())
     why = pods.failure(now) or _unmade(service, observed, pods, now)
     rollout = _rollout(service, choice.model, revision_of(wanted), pods, why, now)
     return _planned(
@@ -81,8 +81,20 @@ def _planned(
     return Plan(status=new, apply=apply, events=tuple(news(service, new)), again=soonest)
 
 
-def _refused(why: Failure) -> Standing:
-    return Standing("Failed", why.reason, f"{why.message} {why.remedy}", accepted=False, failure=why)
+def _refused(why: Failure, answers: bool) -> Standing:
+    """A spec that nothing is made of."""
+    phase: ServicePhase = "Degraded" if answers else "Failed"
+    said = f"{why.message} {why.remedy}"
+    return Standing(phase, why.reason, said, accepted=False, answers=answers, failure=why)
+
+
+def _withheld(refusal: Refusal, answers: bool) -> Standing:
+    """What could not be written is tried again; what was written before goes on to serve."""
+    phase: ServicePhase = "Degraded" if answers else "Pending"
+    again = "Change the spec." if refusal.is_final else "Nothing: it is tried again."
+    why = failure("Settings", refusal.reason, refusal.message, remedy=again) if answers else None
+    accepted = not refusal.is_final
+    return Standing(phase, refusal.reason, refusal.message, accepted, answers=answers, moves=accepted, failure=why)
 
 
 def _is_as_wanted(wanted: Manifest, child: Manifest) -> bool:
