@@ -36,6 +36,16 @@ def language_model(folder: Path, **config: Any) -> Source:
     return found
 
 
+def untrained(folder: Path, **config: Any) -> Source:
+    """A GPT-2 of one layer that knows nothing."""
+    tokenizer = _tokenizer()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(7)
+    settings = {"n_layer": 1, "n_head": 2, "n_positions": BLOCK, "vocab_size": len(tokenizer), **config}
+    GPT2LMHeadModel(GPT2Config(**settings)).eval().save_pretrained(folder)
+    return Source("pvc://data/gpt2", folder, "CausalLM", [], BLOCK, {})
+
+
 def subject(source: Source) -> Subject:
     """The model, loaded anew."""
     return Subject(source, source.model())

@@ -174,6 +174,20 @@ def test_weight_only_packs_layers_and_the_tied_table_once(
     assert agreement(gpt2, found) >= same
 
 
+@pytest.mark.parametrize("method", ["WeightOnly", "MixedPrecision"])
+@pytest.mark.parametrize(("width", "size"), [(80, 32), (48, 32), (64, 128)])
+def test_a_tied_table_whose_rows_are_no_whole_groups_is_packed_too(tmp_path: Path, method: str, width: int, size: int):
+    odd = compressed.untrained(tmp_path / "odd", n_embd=width)
+    (tmp_path / "made").mkdir()
+
+    found = made(odd, tmp_path / "made", method=method, groupSize=size, bits=8)
+
+    assert found.change.layers == 4
+    assert operators(found.graph, "MatMulNBits") == 5
+    assert operators(found.graph, "GatherBlockQuantized") == 2
+    assert agreement(odd, found) >= 0.95
+
+
 def test_weight_only_leaves_out_what_is_excluded(bert: Source, tmp_path: Path):
     found = made(bert, tmp_path, method="WeightOnly", exclude=["*.layer.0.*", "*.attention.self.query"])
 
@@ -231,6 +245,20 @@ def test_a_weight_is_rounded_as_the_runtime_reads_it(bits: int, tmp_path: Path):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     [read] = session.run(None, {"x": np.eye(96, dtype=np.float32)})
     np.testing.assert_allclose(read, blocks.rounded(values, bits, 32), rtol=0, atol=1e-6)
+
+
+def test_a_graph_that_the_runtime_cannot_run_is_told_by_the_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def torn(*given: Any) -> tuple[Any, ...]:
+        steps, scales, zeros = packed(*given)
+        return steps[:, :1], scales, zeros
+
+    packed = blocks.packed
+    monkeypatch.setattr(blocks, "packed", torn)
+
+    with pytest.raises(Refusal, match="ONNX Runtime does not run the graph that was made of this model: ") as refused:
+        made(compressed.untrained(tmp_path / "model", n_embd=64), tmp_path, method="WeightOnly")
+
+    assert (refused.value.class_, refused.value.reason) == ("Model", "GraphNotRun")
 
 
 @pytest.mark.parametrize(

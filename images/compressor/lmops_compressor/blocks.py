@@ -10,7 +10,6 @@ import onnx_ir as ir
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 
 from lmops_compressor.graph import constant, replace, tables
-from lmops_compressor.int8 import quantize_tables
 
 logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # importing that module has turned on everybody's INFO
 
@@ -56,7 +55,7 @@ def quantize_layer(graph: ir.Graph, node: ir.Node, bits: int, size: int) -> None
 
 
 def quantize_embeddings(graph: ir.Graph, bits: int, size: int) -> int:
-    """Packs every table of floats, in int8 where a row is no whole number of groups; returns how many there were.
+    """Packs every table of floats; returns how many there were.
 
     A table that scores too has been packed as the weight of that: its constants serve both.
     """
@@ -65,15 +64,12 @@ def quantize_embeddings(graph: ir.Graph, bits: int, size: int) -> int:
         axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
         assert table.const_value is not None
         width = int(table.const_value.shape[1 - axis])  # type: ignore[arg-type]
-        if width % size and axis == 0:
-            continue
         if axis == 0:
             _stored(graph, str(table.name), table.const_value.numpy().T, bits, size)
         laid = node if axis == 0 else node.outputs[0].consumers()[0]  # packed, the columns of one are rows already
         replace(graph, laid, _lookup(graph, node, table, bits, size, width))
         if laid is not node:
             graph.remove(node, safe=True)
-    quantize_tables(graph)
     return len(found)
 
 
@@ -89,20 +85,22 @@ def _stored(graph: ir.Graph, name: str, values: Array, bits: int, size: int) -> 
 
 
 def _lookup(graph: ir.Graph, node: ir.Node, table: ir.Value, bits: int, size: int, width: int) -> list[ir.Node]:
-    """Rows of packed values, where a row is all groups of one output."""
+    """Rows of packed values, where a row is all groups of one output; what fills the last group up is cut off."""
     steps, scales, zeros = (graph.initializers[f"{table.name}_{part}{bits}"] for part in ("Q", "scales", "zeros"))
-    flat = constant(graph, f"row_{bits}_{width}", ir.tensor(np.array([-1, width * bits // 8], np.int64)))
+    filled = -(-width // size) * size
+    flat = constant(graph, f"row_{bits}_{filled}", ir.tensor(np.array([-1, filled * bits // 8], np.int64)))
     rows = ir.node("Reshape", [steps, flat])
-    return [
-        rows,
-        ir.node(
-            "GatherBlockQuantized",
-            [rows.outputs[0], node.inputs[1], scales, zeros],
-            {"gather_axis": 0, "quantize_axis": 1, "block_size": size, "bits": bits},
-            domain=DOMAIN,
-            name=f"{node.name}_{bits}bit",
-        ),
-    ]
+    taken = ir.node(
+        "GatherBlockQuantized",
+        [rows.outputs[0], node.inputs[1], scales, zeros],
+        {"gather_axis": 0, "quantize_axis": 1, "block_size": size, "bits": bits},
+        domain=DOMAIN,
+        name=f"{node.name}_{bits}bit",
+    )
+    if filled == width:
+        return [rows, taken]
+    bounds = [constant(graph, f"cut_{bound}", ir.tensor(np.array([bound], np.int64))) for bound in (0, width, -1)]
+    return [rows, taken, ir.node("Slice", [taken.outputs[0], *bounds], name=f"{node.name}_cut")]
 
 
 def _unpacked(steps: Array, bits: int) -> Array:

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from lmops_compressor.export import DATA, FILE, export
 from lmops_compressor.methods import Subject
+from lmops_compressor.runners.onnx import OnnxRunner
 from lmops_trainer.failures import Refusal
 
 
@@ -95,7 +97,23 @@ def replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
 
 
 def write(model: ir.Model, target: Path) -> ir.Model:
-    """Saves the graph and the constants that it still uses, and opens again what it has saved."""
+    """Saves the graph and the constants that it still uses, and opens again what it has saved, as its runtime will."""
     common.RemoveUnusedNodesPass()(model)
     ir.save(model, target / FILE, external_data=DATA)
+    _tried(target)
     return ir.load(target / FILE)
+
+
+def _tried(folder: Path) -> None:
+    """Has the runtime read two tokens: what it cannot run is told here, by the method, and not as a broken file."""
+    two = {"input_ids": np.zeros((1, 2), np.int64), "attention_mask": np.ones((1, 2), np.int64)}
+    try:
+        OnnxRunner(folder, 1).logits(two)
+    except Exception as error:  # the runtime has a class of its own for each of a dozen faults
+        cause = error.__cause__ or error
+        raise Refusal(
+            "Model",
+            "GraphNotRun",
+            f"ONNX Runtime does not run the graph that was made of this model: {str(cause).splitlines()[0][:300]}",
+            "Take another method for this architecture.",
+        ) from error
