@@ -70,7 +70,7 @@ class Bench:
         subject = Subject(self.source, self.source.model())
         how = Prune.model_validate({"method": method, **settings})
         began = time.monotonic()
-        change = methods.pruner(method).prune(subject, how, self.calibration, lambda share: None)
+        change = methods.pruner(method).prune(subject, how, lambda: self.calibration, lambda share: None)
         if how.recovery:
             recovery.recover(subject, how.recovery, self.training, 42, lambda share: None)
         print(f"{change.step}: {change.detail}, {time.monotonic() - began:.1f} s", file=sys.stderr)

@@ -40,7 +40,9 @@ class Made:
 
 def made(source: Source, rows: Rows, target: Path, **settings: Any) -> Made:
     how = Quantize.model_validate({"method": "Mobile", **settings})
-    return Made(source, rows, target, mobile.quantize(compressed.subject(source), how, rows, target, lambda _: None))
+    return Made(
+        source, rows, target, mobile.quantize(compressed.subject(source), how, lambda: rows, target, lambda _: None)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def bert(sources: dict[str, Source]) -> Subject:
 
 def pruned(subject: Subject, volumes: Path, **settings: object) -> tuple[str, int, str]:
     given = rows(volumes / subject.source.task, subject.source)
-    change = methods.pruner("Neurons").prune(subject, how("Neurons", **settings), given, silent)
+    change = methods.pruner("Neurons").prune(subject, how("Neurons", **settings), lambda: given, silent)
     return change.step, change.layers, change.detail
 
 
@@ -164,7 +164,7 @@ def test_heads_alone_go_where_all_neurons_are_excluded(bert: Subject, volumes: P
 
 def test_zeros_of_an_earlier_step_stay_zero(bert: Subject, volumes: Path) -> None:
     given = rows(volumes / BERT, bert.source)
-    methods.pruner("Magnitude").prune(bert, how("Magnitude"), given, silent)
+    methods.pruner("Magnitude").prune(bert, how("Magnitude"), lambda: given, silent)
     layer = bert.model.get_submodule("bert.encoder.layer.0.output.dense")
     dense = matrix(layer).clone()
 
@@ -191,7 +191,7 @@ def test_kin_of_bert_lose_neurons_and_weights_too(
     subject, given = Subject(sources[BERT], model), rows(volumes / BERT, sources[BERT])
 
     said = pruned(subject, volumes)
-    change = methods.pruner("SparseGPT").prune(subject, how("SparseGPT", pattern="2:4"), given, silent)
+    change = methods.pruner("SparseGPT").prune(subject, how("SparseGPT", pattern="2:4"), lambda: given, silent)
     model.save_pretrained(tmp_path)
 
     assert said[:2] == ("Neurons 25%", 4)

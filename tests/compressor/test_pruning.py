@@ -29,7 +29,7 @@ def subject(sources: dict[str, Source], request: pytest.FixtureRequest) -> Subje
 
 def pruned(subject: Subject, method: str, volumes: Path, **settings: object) -> str:
     calibration = rows(volumes / subject.source.task, subject.source)
-    change = methods.pruner(method).prune(subject, how(method, **settings), calibration, silent)
+    change = methods.pruner(method).prune(subject, how(method, **settings), lambda: calibration, silent)
     return f"{change.step}: {change.layers} layers, {change.detail}"
 
 
@@ -187,7 +187,7 @@ def layer_errors(method: str, settings: dict[str, str], folder: Path) -> dict[st
     layers = methods.layers(subject.model, ["*.layer.[1-5].*"])
     dense = {name: matrix(layer).clone() for name, layer in layers.items()}
     inputs = dict(through(subject, given, layers, Gram, silent))
-    methods.pruner(method).prune(subject, how(method, exclude=["*.layer.[1-5].*"], **settings), given, silent)
+    methods.pruner(method).prune(subject, how(method, exclude=["*.layer.[1-5].*"], **settings), lambda: given, silent)
     found = {}
     for name, layer in layers.items():
         lost, products = matrix(layer) - dense[name], inputs[name].products

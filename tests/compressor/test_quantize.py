@@ -46,7 +46,7 @@ def made(source: Source, folder: Path, rows: Rows | None = None, **how: Any) -> 
     target.mkdir()
     settings, drawn = Quantize.model_validate(how), rows or few(source)
     change = methods.quantizer(settings.method).quantize(
-        compressed.subject(source), settings, drawn, target, told.append
+        compressed.subject(source), settings, lambda: drawn, target, told.append
     )
     assert sorted(file.name for file in folder.iterdir()) == ["quantized"]
     return Made(change, target, ir.load(target / "model.onnx").graph, told)

@@ -42,7 +42,7 @@ def pruned(
 ) -> tuple[Subject, Rows]:
     subject = Subject(sources[task], sources[task].model())
     given = rows(volumes / task, sources[task])
-    methods.pruner(method).prune(subject, how(method, **settings), given, silent)
+    methods.pruner(method).prune(subject, how(method, **settings), lambda: given, silent)
     return subject, given
 
 

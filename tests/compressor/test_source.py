@@ -8,16 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from datasets import Dataset as Table
 
 from lmops.api.status import ModelReport
 from lmops_compressor import passport, rows
+from lmops_compressor.compress import compress
 from lmops_compressor.source import Source
 from lmops_trainer.failures import Refusal
 from lmops_trainer.publish import PASSPORT, fingerprint
 from lmops_trainer.uris import path
 from measuring import Models, run
-from trained import reviews
+from trained import SILENT, reviews
 
 MODEL = ModelReport(uri="pvc://data/small/1", digest="sha256:" + "1" * 64, size_bytes=1, parameters=1)
 
@@ -73,10 +76,63 @@ def test_the_rows_are_those_of_the_job_that_made_the_model(models: Models):
     assert rows.calibration(job, source).examples == drawn.examples
 
 
-def test_no_more_rows_are_scored_than_were_asked_for(models: Models):
-    job = run(models.of()[0], evaluation={"rows": 8})
+def test_of_all_training_rows_only_those_that_are_drawn_are_read(models: Models, monkeypatch: pytest.MonkeyPatch):
+    job, read = run(models.of()[0], calibration={"rows": 8}), list[int]()
 
-    assert len(set(rows.scored(job, Source.open(job)).rows.tolist())) == 8
+    def counted(table: Table) -> list[dict[str, Any]]:
+        read.append(len(table))
+        return to_list(table)
+
+    to_list = Table.to_list
+    monkeypatch.setattr(Table, "to_list", counted)
+    rows.calibration(job, Source.open(job))
+    rows.training(job, Source.open(job), 20)
+
+    assert read == [8, 20]
+
+
+def test_a_method_that_looks_at_no_rows_needs_none(copied: str, models: Models):
+    (path(copied) / PASSPORT).unlink()  # as a model of the hub
+    models.volume.write("scored.csv", reviews())
+    own = {"from": {"uri": "pvc://data/scored.csv"}}
+
+    result = compress(run(copied, evaluation=own), SILENT)
+
+    assert result.report
+    assert [change.step for change in result.report.changes] == ["Magnitude 50%"]
+    with pytest.raises(Refusal, match="does not say where the rows lie"):
+        compress(run(copied, evaluation=own, steps=[{"prune": {"method": "Wanda"}}]), SILENT)
+
+
+def test_of_rows_that_are_sorted_by_class_each_class_has_its_share_of_those_that_are_scored(models: Models):
+    _, *lines = reviews(60).splitlines()
+    models.volume.write("sorted.csv", "\n".join(["text,label", *sorted(lines, key=lambda line: line[-1])]))
+    job = run(models.of()[0], evaluation={"from": {"uri": "pvc://data/sorted.csv"}, "rows": 8})
+
+    found = rows.scored(job, Source.open(job))
+
+    assert sorted(example["label"] for example in found.examples) == [0] * 4 + [1] * 4
+    assert found.rows.tolist() != list(range(4)) + list(range(30, 34))
+    assert found.note == "Of 60 evaluation.from rows 8 were scored, drawn by the seed 42."
+    assert rows.scored(job, Source.open(job)).examples == found.examples
+
+
+def test_the_report_says_that_what_was_scored_is_a_draw(models: Models):
+    report = models.measured(models.of()[0], evaluation={"rows": 8})
+
+    assert report.rows == 8
+    assert "Of 12 test rows 8 were scored, drawn by the seed 42." in report.notes
+
+
+@pytest.mark.parametrize("sizes", [[1], [60], [7, 1], [50, 30, 20], [1, 1, 98]])
+def test_a_sample_has_of_each_class_its_share_to_within_a_row(sizes: list[int]):
+    classes = np.repeat(np.arange(len(sizes)), sizes)
+    for count in range(1, len(classes)):
+        drawn = rows.sample(classes, count, 3)
+
+        assert len(set(drawn.tolist())) == count
+        found = np.bincount(classes[drawn], minlength=len(sizes))
+        assert np.abs(found - count * np.asarray(sizes) / len(classes)).max() < 1
 
 
 def test_rows_of_their_own_become_what_training_made_of_such_rows(models: Models):

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -47,13 +48,14 @@ def compress(run: Compression, progress: Progress) -> Result:
     quiet_libraries()
     progress.post(0)
     source = Source.open(run)
+    draw = cache(partial(rows.calibration, run, source))
     with _workplace() as folder:
         steps, began = run.spec.steps or [], 0
         found: SearchReport | None = None
         if run.spec.search:
             steps, found = searched(run, source, folder, part(progress.post, 0, SEARCHED))
             began = SEARCHED
-        made = applied(run, source, steps, folder / "compressed", part(progress.post, began, COMPRESSED))
+        made = applied(run, source, steps, draw, folder / "compressed", part(progress.post, began, COMPRESSED))
         report = measured(run, source, made, words(steps), part(progress.post, COMPRESSED, MEASURED))
         log.info("%s", report.sentence)
         model = _published(run, source, made, report, found)
@@ -74,11 +76,13 @@ class Compressed:
     """What a reader of its figures has to know."""
 
 
-def applied(run: Compression, source: Source, steps: list[Step], target: Path, tell: Tell) -> Compressed:
+def applied(
+    run: Compression, source: Source, steps: list[Step], draw: rows.Draw, target: Path, tell: Tell
+) -> Compressed:  # fmt: skip
     """The steps, in order, on a model of their own; the result in `target`, which is made anew."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    subject, drawn = Subject(source, source.model()), rows.calibration(run, source)
+    subject = Subject(source, source.model())
     if torch.cuda.is_available() and any(step.prune for step in steps):
         subject.model.to("cuda")  # type: ignore[arg-type]
     changes, is_written, counted = [], False, (0, 0)
@@ -87,16 +91,17 @@ def applied(run: Compression, source: Source, steps: list[Step], target: Path, t
         told = part(tell, number / len(steps), (number + 1) / len(steps))
         if step.prune:
             recovery, pruned = step.prune.recovery, part(told, 0, 0.5 if step.prune.recovery else 1)
-            changes.append(methods.pruner(step.prune.method).prune(subject, step.prune, drawn, pruned))
+            changes.append(methods.pruner(step.prune.method).prune(subject, step.prune, draw, pruned))
             if recovery:
                 from lmops_compressor.methods.recovery import recover
 
-                recover(subject, recovery, rows.training(run, source), run.spec.calibration.seed, part(told, 0.5, 1))
+                learned = rows.training(run, source, recovery.steps * recovery.batch_size)
+                recover(subject, recovery, learned, run.spec.calibration.seed, part(told, 0.5, 1))
         counted = _counted(subject)
         if step.quantize:
             subject.model.cpu()  # what is written is made there
             method = methods.quantizer(step.quantize.method)
-            changes.append(method.quantize(subject, step.quantize, drawn, target, told))
+            changes.append(method.quantize(subject, step.quantize, draw, target, told))
             is_written = True
         log.info("%s: %d layers, %s", changes[-1].step, changes[-1].layers, changes[-1].detail)
     if not is_written:

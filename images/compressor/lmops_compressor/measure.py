@@ -70,6 +70,7 @@ def measured(run: Compression, source: Source, made: Compressed, method: str, te
     folders = source.folder, made.folder
     notes += [f"Both models ran on one {gpu}, and memory is its memory."] if gpu else []
     notes += [note for note in dict.fromkeys((*made.notes, *(one.note for one in used))) if note]
+    notes += [rows.note] if rows.note else []
     if rows.name == "validation":
         notes.append("There were no test rows: these rows also chose the checkpoint of the original.")
     models_ = [_figures(*each) for each in zip(folders, weights, used, said, strict=True)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
+from datasets import Dataset as Table
 
 from lmops.api import Compression
 from lmops.api import dataset as declared
@@ -17,6 +19,7 @@ from lmops.api.trainingjob import TrainingSettings
 from lmops_compressor.source import Source
 from lmops_trainer.data.clean import normalised
 from lmops_trainer.data.examples import examples
+from lmops_trainer.data.prepared import Prepared
 from lmops_trainer.data.rows import Row
 from lmops_trainer.data.sources import rows as read
 from lmops_trainer.data.sources import sources
@@ -31,6 +34,11 @@ LANGUAGE = 512
 """And of one whose outputs are scores over a vocabulary."""
 
 
+COLUMNS = ("input_ids", "token_type_ids", "label", "row", "length")
+"""Of an example."""
+Numbers = np.ndarray[Any, Any]
+
+
 @dataclass(frozen=True)
 class Rows:
     """Examples of one task: `input_ids`, `length`, `row`, and by task `token_type_ids` and `label`."""
@@ -41,12 +49,14 @@ class Rows:
     examples: tuple[Example, ...]
     collator: Collator
     """Makes tensors of examples; `labels` among them, which no model is given."""
+    note: str = ""
+    """What a reader of their figures has to know: how they were drawn."""
 
     def __len__(self) -> int:
         return len(self.examples)
 
     @cached_property
-    def rows(self) -> np.ndarray[Any, Any]:
+    def rows(self) -> Numbers:
         """The row that each example is a window of."""
         return np.asarray([example["row"] for example in self.examples])
 
@@ -61,59 +71,76 @@ class Rows:
             yield chosen, self.collator([self.examples[i] for i in chosen])
 
 
+Draw = Callable[[], Rows]
+"""Rows that are read when they are asked for: what looks at none needs none."""
+
+
 def calibration(run: Compression, source: Source) -> Rows:
     """The rows that show a method what flows through the model."""
-    every, chosen = training(run, source), run.spec.calibration
-    order: Sequence[int] = np.random.default_rng(chosen.seed).permutation(len(every)).tolist()
-    return replace(every, examples=tuple(every.examples[i] for i in order[: chosen.rows]))
+    return training(run, source, run.spec.calibration.rows)
 
 
-def training(run: Compression, source: Source) -> Rows:
-    """All rows that calibration draws from, and that a recovery may learn from."""
-    if run.spec.calibration.from_:
-        return _own(run.spec.calibration.from_, "calibration.from", source)
-    prepared = source.prepared(run)
-    if prepared is None:
-        raise _missing("calibration", source)
-    return _of_split(prepared, "train", source)
+def training(run: Compression, source: Source, most: int | None = None) -> Rows:
+    """The rows that calibration draws from, and that a recovery learns from: all, or a draw of so many of them."""
+    chosen = run.spec.calibration
+    if chosen.from_:
+        name, table = "calibration.from", _own(chosen.from_, "calibration.from", source)
+    else:
+        name, table = "train", _prepared(run, source, "calibration").examples("train")
+    if most is not None:
+        table = table.select(np.random.default_rng(chosen.seed).permutation(len(table))[:most])
+    return _made(name, source, table)
 
 
 def scored(run: Compression, source: Source) -> Rows:
     """The rows that both models are scored on: by default the very test rows of the job that made the model."""
-    chosen = run.spec.evaluation
+    chosen, seed = run.spec.evaluation, run.spec.calibration.seed
     if chosen.from_:
-        found = _own(chosen.from_, "evaluation.from", source)
+        name, table = "evaluation.from", _own(chosen.from_, "evaluation.from", source)
     else:
-        prepared = source.prepared(run)
-        if prepared is None:
-            raise _missing("evaluation", source)
-        found = _of_split(prepared, "test" if prepared.has("test") else "validation", source)
-    if not chosen.rows:
-        return found
-    kept = set(np.unique(found.rows)[: chosen.rows].tolist())
-    return replace(found, examples=tuple(example for example in found.examples if example["row"] in kept))
+        prepared = _prepared(run, source, "evaluation")
+        name = "test" if prepared.has("test") else "validation"
+        table = prepared.examples(name)
+    rows, places = np.unique(table["row"], return_inverse=True)
+    if chosen.rows is None or chosen.rows >= len(rows):
+        return _made(name, source, table)
+    classes = np.zeros(len(rows), np.int64)
+    if "label" in table.column_names:
+        classes[places] = table["label"]
+    kept = np.isin(places, sample(classes, chosen.rows, seed))
+    note = f"Of {len(rows):,} {name} rows {chosen.rows:,} were scored, drawn by the seed {seed}."
+    return _made(name, source, table.select(np.flatnonzero(kept)), note)
 
 
-def _of_split(prepared: Any, split: str, source: Source) -> Rows:
-    table = prepared.examples(split)
-    columns = [name for name in ("input_ids", "token_type_ids", "label", "row", "length") if name in table.column_names]
-    return _made(split, source, tuple(table.select_columns(columns).to_list()))
+def sample(classes: Numbers, count: int, seed: int) -> Numbers:
+    """The places of so many rows, drawn by a seed; of each class as large a share as it has of all rows."""
+    mixed = np.random.default_rng(seed).permutation(len(classes))
+    by_class = mixed[np.argsort(classes[mixed], kind="stable")]
+    return by_class[np.arange(count) * len(classes) // count]
 
 
-def _own(named: declared.Source, where: str, source: Source) -> Rows:
+def _prepared(run: Compression, source: Source, section: str) -> Prepared:
+    prepared = source.prepared(run)
+    if prepared is None:
+        raise _missing(section, source)
+    return prepared
+
+
+def _own(named: declared.Source, where: str, source: Source) -> Table:
     """The rows of a source, made into examples as the model's own job made them, as far as it is known."""
     labelled = source.task == "SequenceClassification"
     dataset = source.recipe.dataset if source.recipe else Dataset(train=TrainRows(uri="pvc://none"))
     settings = source.recipe.training if source.recipe else TrainingSettings()
     found = (normalised(row, dataset.clean) for row in read(sources(named), where, labelled, documents=not labelled))
     known = _known(found, source, where) if labelled else found
-    make, made = examples(source.task, settings), list[Example]()
-    for batch in make(known, source.tokenizer(), dataset, settings, source.max_length, source.labels):
-        columns = {name: values.to_pylist() for name, values in batch.items() if name != "truncated"}
-        made += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    if not made:
+    make = examples(source.task, settings)
+    parts = [
+        pa.table(batch)
+        for batch in make(known, source.tokenizer(), dataset, settings, source.max_length, source.labels)
+    ]
+    if not parts:
         raise Refusal("Data", "NoRows", f"{where} has no rows.", "Name a file that has some.")
-    return _made(where, source, tuple(made))
+    return Table(pa.concat_tables(parts))
 
 
 def _known(rows: Iterator[Row], source: Source, where: str) -> Iterator[Row]:
@@ -128,9 +155,10 @@ def _known(rows: Iterator[Row], source: Source, where: str) -> Iterator[Row]:
         yield row
 
 
-def _made(name: str, source: Source, found: tuple[Example, ...]) -> Rows:
+def _made(name: str, source: Source, table: Table, note: str = "") -> Rows:
+    found = table.select_columns([column for column in COLUMNS if column in table.column_names]).to_list()
     collator = TASKS[source.task].collator(source.tokenizer(), 42, evaluating=True)
-    return Rows(name, source.task, found, collator)
+    return Rows(name, source.task, tuple(found), collator, note)
 
 
 def _missing(section: str, source: Source) -> Refusal:

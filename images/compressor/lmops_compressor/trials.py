@@ -114,7 +114,7 @@ class Trials:
         made = self.folder / space.key(steps)
         if not made.is_dir():
             unfinished = self.folder / "unfinished"
-            applied(self.run, self.source, list(steps), unfinished, lambda _: None)
+            applied(self.run, self.source, list(steps), lambda: self.rows, unfinished, lambda _: None)
             unfinished.rename(made)
         with started("compressed", made, self.run, self.source, side.told, self._setting, self._device) as process:
             before, after = latency([side.process, process], self._setting, QUICK)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from lmops.api.compression import Prune, Quantize
 from lmops.api.compressionreport import Change
-from lmops_compressor.rows import Rows
+from lmops_compressor.rows import Draw
 from lmops_compressor.source import Source
 from lmops_trainer.failures import Refusal
 
@@ -39,14 +39,14 @@ class Subject:
 class Pruner(Protocol):
     """Takes weights out of the model, in place."""
 
-    def prune(self, subject: Subject, how: Prune, rows: Rows, tell: Tell) -> Change:
-        """Prunes, counts, and fails where the count is not what was asked for."""
+    def prune(self, subject: Subject, how: Prune, draw: Draw, tell: Tell) -> Change:
+        """Prunes, counts, and fails where the count is not what was asked for. Rows are drawn if it looks at any."""
 
 
 class Quantizer(Protocol):
     """Writes the model in fewer bits."""
 
-    def quantize(self, subject: Subject, how: Quantize, rows: Rows, target: Path, tell: Tell) -> Change:
+    def quantize(self, subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
         """Writes what a runner can open into the empty folder `target`; counts, and fails as a pruner does."""
 
 

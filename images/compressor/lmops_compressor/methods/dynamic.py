@@ -11,11 +11,11 @@ from lmops.api.compressionreport import Change
 from lmops_compressor import graph
 from lmops_compressor.int8 import Parts, counted, quantize_tables, quantized_weight
 from lmops_compressor.methods import Subject, Tell, layers
-from lmops_compressor.rows import Rows
+from lmops_compressor.rows import Draw
 
 
-def quantize(subject: Subject, how: Quantize, rows: Rows, target: Path, tell: Tell) -> Change:
-    """Linear layers and embeddings become int8; `rows` are not looked at."""
+def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
+    """Linear layers and embeddings become int8; no rows are looked at."""
     names = list(layers(subject.model, how.exclude))
     with graph.exported(subject, target) as path:
         tell(0.5)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
 from lmops_compressor.methods import Subject, Tell, layers, unchanged
-from lmops_compressor.rows import Rows
+from lmops_compressor.rows import Draw
 from lmops_trainer.failures import Refusal
 
 STORED = "F8_E4M3"
@@ -30,7 +30,7 @@ NOTE = (
 )
 
 
-def quantize(subject: Subject, how: Quantize, rows: Rows, target: Path, tell: Tell) -> Change:
+def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
     """Writes `model.safetensors` and `config.json`; the model itself becomes what is written."""
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import apply_quantization_config

@@ -5,10 +5,10 @@ from __future__ import annotations
 from lmops.api.compression import Prune
 from lmops.api.compressionreport import Change
 from lmops_compressor.methods import Subject, Tell, masks
-from lmops_compressor.rows import Rows
+from lmops_compressor.rows import Draw
 
 
-def prune(subject: Subject, how: Prune, rows: Rows, tell: Tell) -> Change:
+def prune(subject: Subject, how: Prune, draw: Draw, tell: Tell) -> Change:
     """Sets weights to zero in place, layer by layer."""
     layers = masks.prunable(subject.model, how)
     before = masks.zeros(layers)

@@ -20,7 +20,7 @@ from lmops.api.compressionreport import Change
 from lmops_compressor import blocks, graph
 from lmops_compressor.methods import Subject, Tell, layers, unchanged
 from lmops_compressor.methods.weight_only import GROUP
-from lmops_compressor.rows import Rows
+from lmops_compressor.rows import Draw, Rows
 from lmops_trainer import models
 from lmops_trainer.failures import Refusal
 
@@ -35,10 +35,10 @@ Sensitivity = Mapping[str, Mapping[int, float]]
 """Of each layer, by bits: the mean KL divergence in nats."""
 
 
-def quantize(subject: Subject, how: Quantize, rows: Rows, target: Path, tell: Tell) -> Change:
+def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
     """Measures each layer on the rows, chooses bits within the average, and packs."""
     chosen, size = sorted(how.choices or CHOICES), how.group_size or GROUP
-    linear = layers(subject.model, how.exclude)
+    linear, rows = layers(subject.model, how.exclude), draw()
     _fits(chosen, how.weight_bits, linear, rows)
     sizes = {name: module.weight.numel() for name, module in linear.items()}  # type: ignore[operator]
     found = sensitivity(subject, linear, [b for b in chosen if b < FULL], size, rows, lambda share: tell(0.6 * share))

@@ -18,7 +18,7 @@ from lmops.api.compressionreport import Change
 from lmops_compressor import program
 from lmops_compressor.linearize import linearize
 from lmops_compressor.methods import Subject, Tell, layers, unchanged
-from lmops_compressor.rows import Rows
+from lmops_compressor.rows import Draw, Rows
 from lmops_compressor.runners import Array
 from lmops_compressor.runners.executorch import INPUTS, ExecutorchRunner
 from lmops_trainer import models
@@ -32,10 +32,10 @@ APART = 0.3
 """How far its scores may be from those of its graph, as a share of how far these are from each other."""
 
 
-def quantize(subject: Subject, how: Quantize, rows: Rows, target: Path, tell: Tell) -> Change:
+def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
     """Writes `model.pte`, and runs it; the model itself is changed too."""
     step = f"{how.method} {how.weight_bits:g} bit"
-    chosen = _chosen(subject, how.exclude)
+    chosen, rows = _chosen(subject, how.exclude), draw()
     linearize(subject.model)
     names = [name for name in INPUTS if name in models.inputs(subject.model)]
     traced = program.traced(subject.model, len(names), subject.source.max_length)

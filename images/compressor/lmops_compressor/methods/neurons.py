@@ -14,7 +14,7 @@ from lmops_compressor.methods import Subject, Tell
 from lmops_compressor.methods.activations import Gram, through
 from lmops_compressor.methods.compensation import places, without
 from lmops_compressor.methods.masks import matrix, nothing_left
-from lmops_compressor.rows import Rows
+from lmops_compressor.rows import Draw
 from lmops_trainer.failures import Refusal
 from lmops_trainer.heads import PRUNED, Attention, attentions, cut, removed
 
@@ -38,7 +38,7 @@ class FeedForward:
     setting: str
 
 
-def prune(subject: Subject, how: Prune, rows: Rows, tell: Tell) -> Change:
+def prune(subject: Subject, how: Prune, draw: Draw, tell: Tell) -> Change:
     """Takes the same share of neurons from every block, and of heads where that is asked for, in place.
 
     The width goes into the configuration; heads that are gone into `lmops_pruned_heads`.
@@ -53,7 +53,7 @@ def prune(subject: Subject, how: Prune, rows: Rows, tell: Tell) -> Change:
     headless = {name: _part(attention.heads, how.heads or 0, step) for name, attention in heads.items()}
     left = {name: attention.heads - headless[name] for name, attention in heads.items()}
     readers = {name: found.read for name, found in neurons.items()} | {name: a.output for name, a in heads.items()}
-    for name, seen in through(subject, rows, readers, Gram, tell):
+    for name, seen in through(subject, draw(), readers, Gram, tell):
         if name in heads:
             heads[name].keep(_fitted(heads[name].output, seen, heads[name].width, headless[name]))
         else:

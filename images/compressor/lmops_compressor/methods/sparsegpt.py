@@ -10,7 +10,7 @@ from lmops.api.compression import Prune
 from lmops.api.compressionreport import Change
 from lmops_compressor.methods import Subject, Tell, masks
 from lmops_compressor.methods.activations import Gram, through
-from lmops_compressor.rows import Rows
+from lmops_compressor.rows import Draw
 
 DAMPING = 0.01
 """What is added to the diagonal of the Hessian, as a share of its mean."""
@@ -18,11 +18,11 @@ COLUMNS = 128
 """Inputs whose errors are made up for together."""
 
 
-def prune(subject: Subject, how: Prune, rows: Rows, tell: Tell) -> Change:
+def prune(subject: Subject, how: Prune, draw: Draw, tell: Tell) -> Change:
     """Prunes in place, block by block: later blocks are judged by what the pruned ones put out."""
     layers = masks.prunable(subject.model, how)
     before = masks.zeros(layers)
-    for name, seen in through(subject, rows, layers, Gram, tell):
+    for name, seen in through(subject, draw(), layers, Gram, tell):
         weight = masks.matrix(layers[name])
         weight.copy_(solved(weight, seen.products, how))
     return masks.counted(how, layers, before)

@@ -6,14 +6,14 @@ from lmops.api.compression import Prune
 from lmops.api.compressionreport import Change
 from lmops_compressor.methods import Subject, Tell, masks
 from lmops_compressor.methods.activations import Norms, through
-from lmops_compressor.rows import Rows
+from lmops_compressor.rows import Draw
 
 
-def prune(subject: Subject, how: Prune, rows: Rows, tell: Tell) -> Change:
+def prune(subject: Subject, how: Prune, draw: Draw, tell: Tell) -> Change:
     """Sets weights to zero in place, block by block: later blocks are judged by what the pruned ones put out."""
     layers = masks.prunable(subject.model, how)
     before = masks.zeros(layers)
-    for name, seen in through(subject, rows, layers, Norms, tell):
+    for name, seen in through(subject, draw(), layers, Norms, tell):
         weight = masks.matrix(layers[name])
         weight[masks.lowest(weight.abs() * seen.norms, how, by_row=True)] = 0
     return masks.counted(how, layers, before)

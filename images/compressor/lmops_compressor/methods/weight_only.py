@@ -10,14 +10,14 @@ from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
 from lmops_compressor import blocks, graph
 from lmops_compressor.methods import Subject, Tell, layers, unchanged
-from lmops_compressor.rows import Rows
+from lmops_compressor.rows import Draw
 
 GROUP = 32
 """Weights that share a scale, unless it is said."""
 
 
-def quantize(subject: Subject, how: Quantize, rows: Rows, target: Path, tell: Tell) -> Change:
-    """Packs linear layers and embeddings; `rows` are not looked at."""
+def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
+    """Packs linear layers and embeddings; no rows are looked at."""
     names, bits, size = list(layers(subject.model, how.exclude)), round(how.weight_bits), how.group_size or GROUP
     with graph.exported(subject, target) as path:
         tell(0.5)
