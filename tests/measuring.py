@@ -39,7 +39,7 @@ class Models:
         """The URI of a model of ours, and what its TrainingJob reported."""
         job: dict[str, Any] = {"output": {"uri": f"pvc://data/{task}-{metric}".lower()}}
         if task != "SequenceClassification":
-            job["train"] = {"uri": self.volume.write("rows.txt", documents(24)), "format": "text"}
+            job["train"] = {"uri": self.volume.write("rows.txt", documents(120)), "format": "text"}
         if metric:
             job["evaluation"] = {"metric": metric}
         architecture = "gpt2" if task == "CausalLM" else "bert"

@@ -90,6 +90,19 @@ def test_a_worse_language_model_has_a_higher_perplexity_and_a_negative_quality(m
     assert report.compressed.metrics["klDivergence"] == pytest.approx(divergence(job, source, small.folder), rel=1e-3)
 
 
+def test_a_text_of_few_windows_makes_nobody_sure(models: Models):
+    uri, _ = models.of("CausalLM")
+    accept, length = {"maxQualityDrop": 5, "confidence": 0.95}, Source.open(run(uri)).max_length
+    for words, verdict in ((4 * length, "NotPassed"), (40 * length, "Passed")):
+        models.volume.write("one.txt", "good " * words)  # one document
+        own = {"from": {"uri": "pvc://data/one.txt", "format": "text"}}
+
+        report = models.measured(uri, halved, evaluation=own, accept=accept)
+
+        assert (report.rows, report.verdict) == (1, verdict)
+        assert (report.quality.low is None) == (report.agreement.high is None) == (verdict == "NotPassed")
+
+
 def divergence(job: measure.Compression, source: Source, folder: Path) -> float:
     """The mean over all targets, of whole distributions, as it is defined."""
     one = source.model()

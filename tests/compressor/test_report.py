@@ -112,6 +112,15 @@ def report(**changes: Any) -> CompressionReport:
     )
 
 
+def test_an_interval_that_is_not_known_is_left_out():
+    few = {"quality": Interval(value=-0.003), "agreement": Interval(value=0.991)}
+
+    text = Page(page(run("pvc://data/models/reviews"), MODEL, report(**few))).text
+
+    assert "-0.003 too few rows to be sure" in text
+    assert "None" not in text
+
+
 def test_both_models_stand_side_by_side():
     found = Page(page(run("pvc://data/models/reviews"), MODEL, report()))
 

@@ -68,6 +68,20 @@ def test_what_could_not_be_measured_keeps_no_limit(figures: Figures):
     )
 
 
+def test_a_bound_that_too_few_rows_leave_unknown_keeps_no_limit():
+    few = Figures(quality=Interval(value=0.1), agreement=Interval(value=1))
+    limits = {"max_quality_drop": 0.01, "min_agreement": 0.9}
+
+    assert judged(Accept.model_validate(limits), few, "f1")[0] == "Passed"
+    assert judged(Accept.model_validate(limits | {"confidence": 0.95}), few, "f1") == (
+        "NotPassed",
+        [
+            "not kept: too few rows were scored to be sure of f1, and maxQualityDrop is 0.01",
+            "not kept: too few rows were scored to be sure of agreement, and minAgreement is 0.9",
+        ],
+    )
+
+
 def test_one_broken_limit_is_enough_to_fail_and_no_limit_at_all_passes():
     assert judged(Limits(min_size_ratio=3, max_latency_ratio=0.1), FIGURES)[0] == "NotPassed"
     assert judged(None, Figures()) == ("Passed", [])

@@ -1,5 +1,7 @@
 """Where a figure lies: intervals by a paired bootstrap over rows (Efron, 1979), percentile method, seeded.
 
+A row of classes is a row; that of a language model is a window, so that one long text is many.
+
 Both models are drawn together, row by row, so that what makes a row hard for both does not widen the interval."""
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from lmops_trainer.scores import LOWER_IS_BETTER
 
 Array = np.ndarray[Any, Any]
 DRAWS, SEED = 2000, 20_790
+FEWEST = 10
+"""Rows with which an interval says something: draws of one row are all the same, as if it were sure."""
 AT_A_TIME = 2**22
 """Numbers of rows that are drawn together."""
 Figure = Callable[[Array], Array]
@@ -31,15 +35,15 @@ def difference(
 ) -> Interval:
     """How much better the compressed model is, in points, or as a share where less is better."""
     one, other = figure(metric, original, names), figure(metric, compressed, names)
-    drawn = drawn_figures(len(original.targets), lambda draw: gain(metric, one(draw), other(draw)))
-    return _interval(float(gain(metric, np.asarray(values[0]), np.asarray(values[1]))), drawn, confidence)
+    value = float(gain(metric, np.asarray(values[0]), np.asarray(values[1])))
+    return _interval(value, original, lambda draw: gain(metric, one(draw), other(draw)), confidence)
 
 
 def agreement(original: Answers, compressed: Answers, confidence: float) -> Interval:
     """The share of the targets that both say the same of."""
     same, of = agreements(original, compressed), original.targets
-    drawn = drawn_figures(len(of), lambda draw: (draw @ same) / np.maximum(draw @ of, 1))
-    return _interval(float(same.sum() / max(1, of.sum())), drawn, confidence)
+    value = float(same.sum() / max(1, of.sum()))
+    return _interval(value, original, lambda draw: (draw @ same) / np.maximum(draw @ of, 1), confidence)
 
 
 def gain(metric: str, original: Array, compressed: Array) -> Array:
@@ -100,8 +104,13 @@ def _share(part: Array, of: Array) -> Array:
     return np.divide(part, of, out=np.zeros_like(part), where=of > 0)
 
 
-def _interval(value: float, drawn: Array, confidence: float) -> Interval:
+def _interval(value: float, answers: Answers, of: Figure, confidence: float) -> Interval:
+    if np.count_nonzero(answers.targets) < FEWEST:
+        return Interval(value=_short(value))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    value, low, high = (round(float(bound), 6) + 0.0 for bound in (value, low, high))  # + 0.0: no -0.0
-    return Interval(value=value, low=low, high=high)
+    low, high = np.quantile(drawn_figures(len(answers.targets), of), [tail, 1 - tail])
+    return Interval(value=_short(value), low=_short(low), high=_short(high))
+
+
+def _short(value: float) -> float:
+    return round(float(value), 6) + 0.0  # no -0.0

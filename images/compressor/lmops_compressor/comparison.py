@@ -21,7 +21,8 @@ DEFAULTS = {"SequenceClassification": "f1", "CausalLM": "perplexity", "MaskedLM"
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says of rows; a row of classes has one target, that of a language model has one a token."""
+    """What a model says of rows. A row of classes has one target; that of a language model is a window, and has one a
+    token."""
 
     told: Array
     """Of each target: the likeliest class, or token; int32 [targets]."""
@@ -127,18 +128,18 @@ class Scored:
         )
 
     def _tokens(self, parts: list[dict[str, Array]]) -> Answers:
-        order = np.concatenate([np.asarray(chosen) for chosen in self.chosen])
-        rows, counts = self.places[order], np.concatenate([part["counts"] for part in parts])
+        windows = np.concatenate([np.asarray(chosen) for chosen in self.chosen])
+        counts = np.concatenate([part["counts"] for part in parts])
 
         def summed(name: str) -> Array:
             values = [part.get(name, np.zeros(len(part["counts"]))) for part in parts]
-            return np.bincount(rows, np.concatenate(values), self.count)
+            return np.bincount(windows, np.concatenate(values), len(self.rows))
 
         return Answers(
             told=np.concatenate([part["told"] for part in parts]),
-            places=np.repeat(rows, counts),
+            places=np.repeat(windows, counts),
             losses=summed("losses"),
-            targets=np.bincount(rows, counts, self.count).astype(np.int64),
+            targets=np.bincount(windows, counts, len(self.rows)).astype(np.int64),
             divergence=summed("divergence"),
         )
 

@@ -128,6 +128,8 @@ def _says(report: CompressionReport) -> Iterator[Line]:
 
 
 def _interval(found: Interval, form: str) -> str:
+    if found.low is None or found.high is None:
+        return f"{found.value:{form}}"
     return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
 
 

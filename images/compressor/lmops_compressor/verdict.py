@@ -90,7 +90,8 @@ def _checks(limits: Limits, figures: Figures, metric: str) -> Iterator[Check]:
     confidence = limits.confidence if isinstance(limits, Accept) else None
     if (most := limits.max_quality_drop) is not None:
         gain = _counted(figures.quality, confidence)
-        yield Check("maxQualityDrop", most, None if gain is None else -gain, _drop(gain, metric, confidence), False)
+        words = _unknown(figures.quality, metric) if gain is None else _drop(gain, metric, confidence)
+        yield Check("maxQualityDrop", most, None if gain is None else -gain, words, False)
     if (least := limits.min_size_ratio) is not None:
         words = _said(figures.size_ratio, least, "the files are {} times smaller", "the size could not be measured")
         yield Check("minSizeRatio", least, figures.size_ratio, words, True)
@@ -103,7 +104,8 @@ def _checks(limits: Limits, figures: Figures, metric: str) -> Iterator[Check]:
             yield Check(f"max{name.title()}Ratio", limit, value, words, False)
     if (least := limits.min_agreement) is not None:
         same = _counted(figures.agreement, confidence)
-        words = _said(same, least, "a share of {} of the predictions is the same", "agreement could not be measured")
+        unknown = _unknown(figures.agreement, "agreement")
+        words = _said(same, least, "a share of {} of the predictions is the same", unknown)
         yield Check("minAgreement", least, same, words + _sure(same, confidence), True)
 
 
@@ -112,9 +114,13 @@ def _counted(interval: Interval | None, confidence: float | None) -> float | Non
     return found if _is_known(found) else None
 
 
-def _drop(gain: float | None, metric: str, confidence: float | None) -> str:
-    if gain is None:
-        return f"{metric} could not be measured"
+def _unknown(found: Interval | None, name: str) -> str:
+    if found is not None and _is_known(found.value) and found.low is None:
+        return f"too few rows were scored to be sure of {name}"
+    return f"{name} could not be measured"
+
+
+def _drop(gain: float, metric: str, confidence: float | None) -> str:
     share = " as a share" if metric in LOWER_IS_BETTER else ""
     return f"{metric} is {abs(gain):.4g} {'better' if gain >= 0 else 'worse'}{share}{_sure(gain, confidence)}"
 

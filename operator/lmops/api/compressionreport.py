@@ -50,14 +50,14 @@ class ModelFigures(Report):
 
 
 class Interval(Report):
-    """A figure, and where it lies by a bootstrap over the rows."""
+    """A figure, and where it lies by a bootstrap over the rows, or over the windows of a language model."""
 
     value: float
     """The figure."""
-    low: float
-    """The lower bound."""
-    high: float
-    """The upper bound."""
+    low: float | None = None
+    """The lower bound; none where fewer than ten rows were scored, which tell nothing of others."""
+    high: float | None = None
+    """The upper bound, likewise."""
 
 
 class Change(Report):

@@ -60,6 +60,8 @@ def _millions(model: ModelFigures) -> str:
 
 
 def _interval(found: Interval, form: str) -> str:
+    if found.low is None or found.high is None:
+        return f"{found.value:{form}}"
     return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
 
 
