@@ -124,6 +124,18 @@ def test_the_report_says_that_what_was_scored_is_a_draw(models: Models):
     assert "Of 12 test rows 8 were scored, drawn by the seed 42." in report.notes
 
 
+def test_a_model_whose_weights_are_fp8_is_refused_though_its_files_are_safetensors(copied: str):
+    file = path(copied) / "config.json"
+    stored = {"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | stored))
+
+    assert refused(copied) == (
+        "Model",
+        "AlreadyQuantized",
+        "pvc://data/copied is a model in the format compressed-tensors: what is quantized is not compressed further.",
+    )
+
+
 @pytest.mark.parametrize("sizes", [[1], [60], [7, 1], [50, 30, 20], [1, 1, 98]])
 def test_a_sample_has_of_each_class_its_share_to_within_a_row(sizes: list[int]):
     classes = np.repeat(np.arange(len(sizes)), sizes)

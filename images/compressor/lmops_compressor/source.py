@@ -46,12 +46,7 @@ class Source:
             raise _no_model(uri, folder)
         passport = json.loads((folder / PASSPORT).read_text("utf-8")) if (folder / PASSPORT).is_file() else {}
         if passport.get("format", "safetensors") != "safetensors":
-            raise Refusal(
-                "Model",
-                "AlreadyQuantized",
-                f"{uri} is a model in the format {passport['format']}: what is quantized is not compressed further.",
-                "Name the model that it was made of, or one that was only pruned.",
-            )
+            raise _quantized(uri, passport["format"])
         task = spec.task or passport.get("task") or guessed(folder)
         if task not in TASKS:
             raise Refusal(
@@ -61,6 +56,8 @@ class Source:
                 "Fine-tune it for one of these tasks first, or set model.task.",
             )
         config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
+        if stored := getattr(config, "quantization_config", None):  # FP8, or what another tool has made
+            raise _quantized(uri, str(stored.get("quant_method", "quantized")))
         classes = (config.id2label or {}) if task == "SequenceClassification" else {}
         names = [name for _, name in sorted((int(i), name) for i, name in classes.items())]
         longest = passport.get("maxLength") or min(models.window(config) or WINDOW, WINDOW)
@@ -91,6 +88,15 @@ class Source:
             return None
         folder = uris.path(uri)
         return Prepared.open(folder) if (folder / MARKER).is_file() else None
+
+
+def _quantized(uri: str, form: str) -> Refusal:
+    return Refusal(
+        "Model",
+        "AlreadyQuantized",
+        f"{uri} is a model in the format {form}: what is quantized is not compressed further.",
+        "Name the model that it was made of, or one that was only pruned.",
+    )
 
 
 def _no_model(uri: str, folder: Path) -> Refusal:
