@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lmops.api import Compression
 from lmops.api.compression import Step
 from lmops_compressor import measure, runners
-from lmops_compressor.compress import applied
+from lmops_compressor.compress import applied, compress
 from lmops_compressor.measure import measured
 from lmops_compressor.methods import fp8
 from lmops_compressor.source import Source
 from lmops_trainer.failures import Refusal
 from measuring import TASKS, Models, halved, run, shaken
+from trained import SILENT
 
 
 @pytest.fixture(scope="module")
@@ -148,21 +151,35 @@ def test_figures_that_are_not_what_they_seem_are_told_so(models: Models, tmp_pat
     for method in ("FP8", "WeightOnly"):
         job = run(uri, steps=[{"quantize": {"method": method, **({"groupSize": 16} if method != "FP8" else {})}}])
         source = Source.open(job)
-        made = applied(job, source, job.spec.steps or [], tmp_path / method, lambda _: None)
+        made = applied(job, source, job.spec.steps or [], unread, tmp_path / method, lambda _: None)
         notes.append([note for note in measured(job, source, made, method, lambda _: None).notes if "FP8" in note])
 
     assert notes == [[fp8.NOTE], []]
 
 
-def test_a_length_beyond_the_window_is_refused_when_asked_for_and_shortened_when_not(models: Models):
+def test_a_length_beyond_the_window_is_refused_before_anything_is_compressed(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+):
     uri, _ = models.of()
+    monkeypatch.setattr(Source, "model", None)
     with pytest.raises(Refusal, match="64 tokens are more than the 16 that the model has room for"):
-        models.measured(uri, evaluation={"lengths": [64]})
+        compress(run(uri, evaluation={"lengths": [64]}), SILENT)
 
-    job = run(uri)
-    timed, notes = measure.settings(type(job.spec.evaluation)(), Source.open(job))
+    phone = run(uri, evaluation={"lengths": [16]}, steps=[{"quantize": {"method": "Mobile"}}])
+    source = replace(Source.open(phone), max_length=12)
+    with pytest.raises(Refusal, match="16 tokens are more than the 12 that a program for phones is made for"):
+        measure.settings(phone, source)
 
-    assert (timed, notes) == ([(1, 16)], ["Latency is at 16 tokens: the model is given no more."])
+
+def test_a_length_that_was_not_asked_for_is_no_longer_than_the_model_is_given(models: Models):
+    uri, _ = models.of()
+    job = Compression.model_validate_json(run(uri, evaluation={"lengths": None}).document())  # as a pod is told it
+    source = Source.open(job)
+
+    report = measure.measured(job, source, models.copy(source), "Half", lambda _: None)
+
+    assert [latency.length for latency in report.original.latency] == [16]
+    assert "Latency is at 16 tokens: the model is given no more." in report.notes
 
 
 def test_a_model_that_answers_no_numbers_is_refused(models: Models):

@@ -42,12 +42,13 @@ TOKENIZER = (
 
 def compress(run: Compression, progress: Progress) -> Result:
     """Compresses, measures, judges, publishes. The source is only ever read; what is half done is never a model."""
-    from lmops_compressor.measure import measured
+    from lmops_compressor.measure import measured, settings
     from lmops_compressor.search import searched
 
     quiet_libraries()
     progress.post(0)
     source = Source.open(run)
+    settings(run, source)  # what cannot be timed is refused before anything is done
     draw = cache(partial(rows.calibration, run, source))
     with _workplace() as folder:
         steps, began = run.spec.steps or [], 0

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig
 
 from lmops.api import Compression
-from lmops.api.compression import Measurement, Step
+from lmops.api.compression import Step
 from lmops.api.compressionreport import CompressionReport, Latency, ModelFigures
 from lmops_compressor import bootstrap, runners
 from lmops_compressor.comparison import Answers, Scored, metric_of
@@ -29,6 +29,8 @@ from lmops_trainer.endings import scratch
 from lmops_trainer.failures import Refusal
 from lmops_trainer.log import log
 
+LENGTH = 128
+"""Tokens of a timed row, unless it is said or the model is given fewer."""
 WARM = 3
 """Calls that are not timed, at each size."""
 ENERGY = 2.0
@@ -55,7 +57,9 @@ class Usage:
 def measured(run: Compression, source: Source, made: Compressed, method: str, tell: Tell) -> CompressionReport:
     """Both models side by side, and the verdict. A model that dies or answers no numbers is a Refusal."""
     rows, chosen = scored(run, source), run.spec.evaluation
-    timed, notes = settings(chosen, source)
+    timed, notes = settings(run, source), []
+    if chosen.lengths is None and timed[0][1] < LENGTH:
+        notes.append(f"Latency is at {timed[0][1]} tokens: the model is given no more.")
     device = "cuda" if torch.cuda.is_available() and runners.format_of(made.folder) == "safetensors" else "cpu"
     with workplace() as folder:
         told = Scored.written(rows, folder / "rows")
@@ -77,22 +81,27 @@ def measured(run: Compression, source: Source, made: Compressed, method: str, te
     return _reported(run, source, made, method, told, said, models_, notes)
 
 
-def settings(chosen: Measurement, source: Source) -> tuple[list[Setting], list[str]]:
+def settings(run: Compression, source: Source) -> list[Setting]:
     """The calls that are timed. A length that was not asked for is never longer than what the model is given."""
-    window = models.window(AutoConfig.from_pretrained(source.folder, trust_remote_code=source.trust_remote_code))
-    if "lengths" not in chosen.model_fields_set:
-        lengths = sorted({min(length, source.max_length) for length in chosen.lengths})
-        shorter = lengths != sorted(chosen.lengths)
-        notes = [f"Latency is at {lengths[0]} tokens: the model is given no more."] if shorter else []
-        return [(size, length) for size in chosen.batch_sizes for length in lengths], notes
-    if window and max(chosen.lengths) > window:
+    chosen = run.spec.evaluation
+    most, why = _most(run, source)
+    lengths = chosen.lengths or [min(LENGTH, source.max_length)]
+    if most and max(lengths) > most:
         raise Refusal(
             "Settings",
             "LengthTooLong",
-            f"evaluation.lengths: {max(chosen.lengths)} tokens are more than the {window} that the model has room for.",
-            f"Ask for {window} at most.",
+            f"evaluation.lengths: {max(lengths)} tokens are more than the {most} that {why}.",
+            f"Ask for {most} at most.",
         )
-    return [(size, length) for size in chosen.batch_sizes for length in chosen.lengths], []
+    return [(size, length) for size in chosen.batch_sizes for length in lengths]
+
+
+def _most(run: Compression, source: Source) -> tuple[int | None, str]:
+    """The longest row that both models can read, and why."""
+    if run.spec.steps and any(step.quantize and step.quantize.method == "Mobile" for step in run.spec.steps):
+        return source.max_length, "a program for phones is made for, as the model's own job cut its rows"
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=source.trust_remote_code)
+    return models.window(config), "the model has room for"
 
 
 def threads(run: Compression) -> int:

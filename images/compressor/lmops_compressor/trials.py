@@ -57,7 +57,7 @@ class Trials:
         self.rows = rows.calibration(run, source)
         self.points: list[Point] = []
         """All that was measured: an entry for each combination and number of rows."""
-        self._setting = settings(run.spec.evaluation, source)[0][0]
+        self._setting = settings(run, source)[0]
         self._device = device_of(step for place in search.steps for step in place.one_of)
         self._deadline = time.monotonic() + 60 * search.minutes if search.minutes else math.inf
         self._side: Side | None = None

@@ -146,8 +146,8 @@ class Measurement(Model):
     """What quality means. Default: that of the job that made the model; else f1 for SequenceClassification and perplexity for CausalLM."""
     batch_sizes: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=4)] = [1]
     """Rows in one call, for latency."""
-    lengths: Annotated[list[Annotated[int, Field(ge=1, le=131_072)]], Field(min_length=1, max_length=4)] = [128]
-    """Tokens of a row, for latency."""
+    lengths: Annotated[list[Annotated[int, Field(ge=1, le=131_072)]], Field(min_length=1, max_length=4)] | None = None
+    """Tokens of a row, for latency. Default: 128, or what the model is given at most."""
     repeats: Annotated[int, Field(ge=5, le=10_000)] = 50
     """Calls of each model, in turn, at each size."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
