@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,9 @@ import torch
 
 from lmops.api import Compression
 from lmops.api.compressionreport import Change, SearchReport
-from lmops_compressor import trials
+from lmops_compressor import measure, trials
 from lmops_compressor.compress import compress
+from lmops_compressor.process import ModelProcess
 from lmops_compressor.search import searched, tried
 from lmops_compressor.source import Source
 from lmops_compressor.trials import home
@@ -25,9 +28,10 @@ from lmops_trainer.uris import path
 from measuring import Models, run, shaken
 from trained import SILENT
 
+FP8 = {"quantize": {"method": "FP8"}}
 SPACE = [
     {"oneOf": [{"prune": {"method": "Magnitude"}}, {"prune": {"method": "Neurons"}}], "optional": True},
-    {"oneOf": [{"quantize": {"method": "FP8"}}], "optional": True},
+    {"oneOf": [FP8], "optional": True},
 ]
 LIMITS = {"minAgreement": 0.95}
 
@@ -64,13 +68,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
         yield Models(tmp_path_factory.mktemp("models"), monkeypatch)
 
 
-def job(models: Models, **settings: Any) -> Compression:
+def job(models: Models, uid: str, **settings: Any) -> Compression:
+    """A job of its own, which knows nothing of what others have tried."""
     uri, _ = models.of()
-    return run(uri, calibration={"rows": 16}, search={"steps": SPACE, "limits": LIMITS, **settings})
+    made = run(uri, calibration={"rows": 16}, search={"steps": SPACE, "limits": LIMITS, **settings})
+    return made.model_copy(update={"run": made.run.model_copy(update={"uid": uid})})
 
 
-def found(models: Models, place: Path, **settings: Any) -> tuple[str, SearchReport]:
-    this = job(models, **settings)
+def found(this: Compression, place: Path) -> tuple[str, SearchReport]:
+    """One attempt."""
+    place.mkdir(exist_ok=True)
     steps, report = searched(this, Source.open(this), place, lambda _: None)
     return space_words(steps), report
 
@@ -80,7 +87,7 @@ def space_words(steps: Any) -> str:
 
 
 def test_a_search_that_was_stopped_goes_on_where_it_was(models: Models, tmp_path: Path):
-    this, shares = job(models), []
+    this, shares = job(models, "stopped"), []
 
     def stop(share: float) -> None:
         shares.append(share)
@@ -93,8 +100,7 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(models: Models, tmp_path
     before = {file.name: file.stat().st_mtime_ns for file in home(this).iterdir()}
     assert len(before) == 3
 
-    (tmp_path / "second").mkdir()
-    chosen, report = found(models, tmp_path / "second")
+    chosen, report = found(this, tmp_path / "second")
 
     assert {name: (home(this) / name).stat().st_mtime_ns for name in before} == before
     assert chosen == "FP8 8 bit"
@@ -111,14 +117,18 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(models: Models, tmp_path
 
 
 def test_what_was_measured_is_not_measured_again(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    this = job(models, "again", steps=[{"oneOf": [FP8]}])
+    before = found(this, tmp_path / "first")
     monkeypatch.setattr(trials, "started", None)
 
-    assert found(models, tmp_path)[0] == "FP8 8 bit"
+    assert found(this, tmp_path / "second") == before
 
 
 def test_none_within_the_limits_is_a_sentence_that_tells_the_nearest(models: Models, tmp_path: Path):
+    limits = {"minSizeRatio": 50, "minAgreement": 0.95}
+
     with pytest.raises(Refusal) as refusal:
-        found(models, tmp_path, limits={"minSizeRatio": 50, "minAgreement": 0.95})
+        found(job(models, "none", limits=limits), tmp_path)
 
     assert (refusal.value.class_, refusal.value.reason) == ("Verdict", "NothingWithinLimits")
     assert refusal.value.message.startswith(
@@ -127,27 +137,53 @@ def test_none_within_the_limits_is_a_sentence_that_tells_the_nearest(models: Mod
     assert "Neurons 25%: Unfit: This model has no neurons." in refusal.value.evidence
 
 
-def test_a_trial_that_killed_its_process_twice_is_not_tried_a_third_time(models: Models, tmp_path: Path):
-    this = job(models)
-    (file,) = [
-        file
-        for file in home(this).glob("*.json")
-        if '"Unfit' in file.read_text() and "quantize" not in file.read_text()
-    ]
-    file.unlink()
-    file.with_suffix(".begun").write_text("2")
+def killing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """From now on this model's process is killed when the compressed one is there."""
+    running: dict[str, ModelProcess] = {}
 
-    _, report = found(models, tmp_path)
+    def begun(model: str, *given: Any) -> ModelProcess:
+        running[model] = measure.started(model, *given)
+        if model == "compressed":
+            os.kill(running[name].pid, signal.SIGKILL)
+        return running[model]
 
-    assert not file.exists()
-    assert [trial.outcome for trial in report.trials if trial.method == "Neurons 25%"] == ["Failed"]
+    monkeypatch.setattr(trials, "started", begun)
+
+
+def test_an_original_that_is_killed_says_nothing_of_what_is_tried(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    this = job(models, "killed", steps=[{"oneOf": [FP8]}])
+    with monkeypatch.context() as patched:
+        killing(patched, "original")
+        with pytest.raises(Refusal, match="that measured the original model was ended by SIGKILL") as refusal:
+            found(this, tmp_path / "first")
+
+    assert refusal.value.class_ == "WorkerLost"
+    assert list(home(this).glob("*.json")) == []
+    assert found(this, tmp_path / "second")[0] == "FP8 8 bit"
+
+
+def test_what_was_tried_twice_when_a_process_was_killed_is_not_tried_a_third_time(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    this = job(models, "twice", steps=[{"oneOf": [FP8]}])
+    killing(monkeypatch, "compressed")
+    for attempt in range(2):
+        with pytest.raises(Refusal, match="that measured the compressed model was ended by SIGKILL"):
+            found(this, tmp_path / str(attempt))
+
+    with pytest.raises(Refusal, match="None of 1 combinations could be measured") as refusal:
+        found(this, tmp_path / "third")
+
+    assert refusal.value.evidence == ["FP8 8 bit: Killed: a process was killed 2 times while this was tried"]
 
 
 def test_a_space_in_which_nothing_can_be_done_is_refused(models: Models, tmp_path: Path):
-    places = [{"oneOf": [{"quantize": {"method": "FP8"}}]}, {"oneOf": [{"prune": {"method": "Magnitude"}}]}]
+    places = [{"oneOf": [FP8]}, {"oneOf": [{"prune": {"method": "Magnitude"}}]}]
 
     with pytest.raises(Refusal, match=r"search\.steps holds no combination that can be done"):
-        found(models, tmp_path, steps=places)
+        found(job(models, "order", steps=places), tmp_path)
 
 
 class Posts(Progress):
@@ -175,7 +211,7 @@ def test_a_run_only_comes_further_whatever_it_does(models: Models):
 
 
 def test_the_winner_is_measured_on_the_test_rows_and_published_with_the_table(models: Models):
-    result = compress(job(models), SILENT)
+    result = compress(job(models, "winner"), SILENT)
 
     assert result.model
     assert result.report

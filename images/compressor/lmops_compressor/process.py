@@ -15,7 +15,7 @@ from typing import Any
 from lmops.api.status import Failure
 from lmops_compressor.batches import Batches
 from lmops_trainer.endings import tail
-from lmops_trainer.failures import Refusal
+from lmops_trainer.failures import Refusal, failure
 from lmops_trainer.launch import oom_kills
 
 SMALLER = "Lower evaluation.batchSizes and evaluation.lengths, or give the job more memory."
@@ -70,7 +70,7 @@ class ModelProcess:
             raise ended(self.name, self._process.returncode, oom_kills() > self._kills, tail(self._log))
         reply: dict[str, Any] = json.loads(line)
         if "failure" in reply:
-            raise _refusal(self.name, Failure.model_validate(reply["failure"]))
+            raise _unable(self.name, Failure.model_validate(reply["failure"]))
         return reply
 
     def close(self) -> None:
@@ -97,24 +97,33 @@ class ModelProcess:
         self.close()
 
 
-def ended(name: str, code: int, out_of_memory: bool, evidence: list[str]) -> Refusal:
+class Unmeasured(Refusal):
+    """What the process of one model could not do, or that it is no more."""
+
+    def __init__(self, model: str, failed: Failure) -> None:
+        super().__init__(failed.class_, failed.reason, failed.message, failed.remedy, failed.evidence)
+        self.model = model
+        """Whose process: original or compressed."""
+
+
+def ended(name: str, code: int, out_of_memory: bool, evidence: list[str]) -> Unmeasured:
     """What it means that the process of the original or the compressed model ended with this code."""
     by = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    message = f"The process that measured the {name} model was ended by {by}."
     if by == "SIGKILL" and out_of_memory:
         message = f"The {name} model needed more memory than the limit, and was killed."
-        return Refusal("OutOfMemory", "OutOfMemory", message, SMALLER, evidence)
-    message = f"The process that measured the {name} model was ended by {by}."
+        return Unmeasured(name, failure("OutOfMemory", "OutOfMemory", message, SMALLER, evidence))
     if by in ("SIGKILL", "SIGTERM"):
         remedy = "Look for what ended it: the memory limit, the node, or a person."
-        return Refusal("WorkerLost", "MeasurementKilled", message, remedy, evidence)
+        return Unmeasured(name, failure("WorkerLost", "MeasurementKilled", message, remedy, evidence))
     remedy = "What runs the model has failed; the evidence is the end of its log. Try another method."
-    return Refusal("Code", "MeasurementCrashed", message, remedy, evidence)
+    return Unmeasured(name, failure("Code", "MeasurementCrashed", message, remedy, evidence))
 
 
-def _refusal(name: str, failed: Failure) -> Refusal:
+def _unable(name: str, failed: Failure) -> Unmeasured:
     remedy = SMALLER if failed.class_ == "OutOfMemory" else failed.remedy
     message = f"The {name} model could not be measured. {failed.message}"
-    return Refusal(failed.class_, failed.reason, message, remedy, failed.evidence)
+    return Unmeasured(name, failure(failed.class_, failed.reason, message, remedy, failed.evidence))
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ from lmops_compressor.bootstrap import gain
 from lmops_compressor.comparison import Answers, Scored, agreements, metric_of
 from lmops_compressor.compress import applied
 from lmops_compressor.measure import device_of, latency, nothing_to_tell, ratio, settings, started
-from lmops_compressor.process import ModelProcess
+from lmops_compressor.process import ModelProcess, Unmeasured
 from lmops_compressor.source import Source
 from lmops_compressor.space import Point
 from lmops_trainer.endings import Stop, job_folder, replace
@@ -30,9 +30,9 @@ from lmops_trainer.log import log
 QUICK = 9
 """Timed calls of each model."""
 TRIES = 2
-"""How often a trial may kill the process that tries it."""
-FATAL = ("Disk", "Volume")
-"""Failures that say nothing of a combination: the next one would meet them too."""
+"""How often a process may be killed while a trial is tried."""
+FATAL = ("Disk", "Volume", "WorkerLost")
+"""Failures that say nothing of a combination: the next one would meet them too, or another try would not."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class Trials:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._side:
-            self._side.process.close()
+        self._close()
 
     @property
     def is_over(self) -> bool:
@@ -102,8 +101,10 @@ class Trials:
         except Stop:
             raise
         except Exception as error:
-            failed = failure_of(error)
-            if failed.class_ in FATAL:
+            failed, is_ours = failure_of(error), isinstance(error, Unmeasured) and error.model == "original"
+            if is_ours:
+                self._close()
+            if is_ours or failed.class_ in FATAL:
                 raise
             self.forget(steps)
             if failed.evidence:
@@ -136,8 +137,7 @@ class Trials:
         chosen = self.rows.first(count)
         if self._side and len(self._side.told.rows) == len(chosen):
             return self._side
-        if self._side:
-            self._side.process.close()
+        self._close()
         told = Scored.written(chosen, self.folder / f"rows-{count}-{time.monotonic_ns()}")
         process = started("original", self.source.folder, self.run, self.source, told, self._setting, self._device)
         try:
@@ -153,6 +153,11 @@ class Trials:
         self._side = Side(told, process, memory, said, metric, figures[metric])
         return self._side
 
+    def _close(self) -> None:
+        if self._side:
+            self._side.process.close()
+        self._side = None
+
 
 def home(run: Compression) -> Path:
     """Where the trials of a job are kept, a file each."""
@@ -163,13 +168,16 @@ def home(run: Compression) -> Path:
 
 @contextmanager
 def _begun(file: Path) -> Iterator[None]:
-    """Counts how often a trial was begun and not ended: what kills the process would do so for ever."""
+    """Counts how often a trial was begun and a process killed then, this one or a model's: it might be so for ever."""
     marker = file.with_suffix(".begun")
     replace(marker, str(_tries(file) + 1))
     try:
         yield
-    finally:  # an exception is an end: only a process that is killed leaves the marker
-        marker.unlink(missing_ok=True)
+    except BaseException as error:
+        if not isinstance(error, Unmeasured) or error.class_ != "WorkerLost":
+            marker.unlink(missing_ok=True)  # it was the end of it, if no good one
+        raise
+    marker.unlink(missing_ok=True)
 
 
 def _tries(file: Path) -> int:
@@ -180,7 +188,7 @@ def _tries(file: Path) -> int:
 def _ended(file: Path, steps: tuple[Step, ...], count: int) -> Point | None:
     if _tries(file) < TRIES:
         return None
-    return Point(steps, count, failure=f"Killed: the process was killed {TRIES} times while this was tried")
+    return Point(steps, count, failure=f"Killed: a process was killed {TRIES} times while this was tried")
 
 
 def _kept(file: Path, steps: tuple[Step, ...]) -> Point | None:
