@@ -10,7 +10,8 @@ from builders import SETTINGS
 from lmops.api import Serving
 from lmops.api.reference import ResolvedModel
 from lmops.plan import Manifest
-from lmops.serving.inferenceservice import inferenceservice, is_kept, revision_of
+from lmops.serving.inferenceservice import inferenceservice, revision_of
+from lmops.serving.kept import is_kept
 from serving.builders import A, B, model, service
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any
-
 from lmops.api import LanguageModelService, Serving
 from lmops.api.base import GROUP
 from lmops.api.languagemodelservice import ServerSpec
@@ -13,6 +9,7 @@ from lmops.api.reference import ResolvedModel
 from lmops.api.run import ModelToServe, ServiceId
 from lmops.parts import Program, claims, hub, labels, limits, owned, pod_template, threads
 from lmops.plan import Manifest, Ref
+from lmops.serving.kept import fingerprint
 from lmops.settings import Settings
 
 KIND = "InferenceService"
@@ -33,7 +30,7 @@ def ref(service: LanguageModelService) -> Ref:
 def inferenceservice(service: LanguageModelService, model: ResolvedModel, settings: Settings) -> Manifest:
     """What serves this model."""
     template = _template(service, model, settings)
-    revision = _hash(template)
+    revision = fingerprint(template)
     ours = labels(service.kind, service.metadata.name, service.metadata.name, "serve", 0)
     annotations = {
         "serving.kserve.io/deploymentMode": "Standard",
@@ -61,12 +58,6 @@ def inferenceservice(service: LanguageModelService, model: ResolvedModel, settin
 def revision_of(manifest: Manifest) -> str:
     """The revision of an InferenceService's pods."""
     return str(manifest["spec"]["predictor"]["labels"][REVISION])
-
-
-def is_kept(wanted: Manifest, found: Manifest) -> bool:
-    """Whether an object has all that we write; others may add to it. What we write no more changes the revision."""
-    parts = ("metadata", "spec")
-    return all(_holds(wanted[part], found.get(part, {})) for part in parts)
 
 
 def document(service: LanguageModelService, model: ResolvedModel) -> str:
@@ -150,18 +141,3 @@ def _scaling(service: LanguageModelService) -> Manifest:
 def _strategy(surge: int) -> Manifest:
     """Either a new replica is there before an old one goes, or the other way round."""
     return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": 0 if surge else 1}}
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _holds(wanted: Any, found: Any) -> bool:
-    """Whether one value is in another: of a mapping each field, of a list each item at its place."""
-    if isinstance(wanted, dict):
-        return isinstance(found, dict) and all(
-            key in found and _holds(value, found[key]) for key, value in wanted.items()
-        )
-    if isinstance(wanted, list):
-        return isinstance(found, list) and len(wanted) == len(found) and all(map(_holds, wanted, found))
-    return bool(wanted == found)

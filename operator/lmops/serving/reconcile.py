@@ -13,7 +13,8 @@ from lmops.jobs.runs import not_created
 from lmops.plan import Manifest, Observed, Ref, Refusal
 from lmops.plan import Plan as AnyPlan
 from lmops.serving.following import Choice, chosen, is_same, title
-from lmops.serving.inferenceservice import document, inferenceservice, is_kept, ref, revision_of
+from lmops.serving.inferenceservice import document, inferenceservice, ref, revision_of
+from lmops.serving.kept import writing
 from lmops.serving.replicas import Pods, has_crashed, without_pods
 from lmops.serving.status import Standing, news, remembered, told
 from lmops.settings import Settings
@@ -43,7 +44,7 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
         _standing(pods, rollout, why, choice),
         choice,
         now,
-        apply=() if child and _is_as_wanted(wanted, child) else (_identified(wanted, child),),
+        apply=writing(wanted, child),
         again=pods.patience(now) if pods.new else UNHEARD,
         rollout=rollout,
         replicas=pods.report(),
@@ -95,18 +96,6 @@ def _withheld(refusal: Refusal, answers: bool) -> Standing:
     why = failure("Settings", refusal.reason, refusal.message, remedy=again) if answers else None
     accepted = not refusal.is_final
     return Standing(phase, refusal.reason, refusal.message, accepted, answers=answers, moves=accepted, failure=why)
-
-
-def _is_as_wanted(wanted: Manifest, child: Manifest) -> bool:
-    """Whether nothing is to be written; what is being deleted is written anew once it is gone."""
-    return "deletionTimestamp" in child["metadata"] or is_kept(wanted, child)
-
-
-def _identified(wanted: Manifest, child: Manifest | None) -> Manifest:
-    """What is wanted of the very object that was seen: one that has gone since is not made anew by mistake."""
-    if child is None:
-        return wanted
-    return {**wanted, "metadata": {**wanted["metadata"], "uid": child["metadata"]["uid"]}}
 
 
 def _rollout(
