@@ -273,7 +273,7 @@ def _same(before: Manifest, after: Manifest) -> bool:
     """Whether two versions differ in their version alone."""
     one, other = dict(before["metadata"]), dict(after["metadata"])
     one.pop("resourceVersion"), other.pop("resourceVersion")
-    return bool(one == other and before["spec"] == after["spec"] and before["status"] == after["status"])
+    return {**before, "metadata": one} == {**after, "metadata": other}
 
 
 def _number(version: str) -> int:

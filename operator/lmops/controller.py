@@ -46,6 +46,8 @@ class Controller:
         """What others say that keeps children from their pods."""
         self.since: datetime | None = None
         """Since when the cluster was there without a break: whoever reports could be heard."""
+        self.absent: set[str] = set()
+        """The kinds of children that are not installed, as the last list told."""
         self.forbidden: dict[str, str] = {}
         """The namespaces that may not be read, and the server's words for that: nothing is decided there."""
 
@@ -138,13 +140,24 @@ class Controller:
             except RefusedError as refusal:
                 if not refusal.is_missing:  # a kind that is not installed has no objects
                     raise
+                self._installed(kind, False, changed)
                 return
+        self._installed(kind, True, changed)
         if kind in self.kinds:
             gone = [key for key in self.cache.unlisted(listing, namespace) if await self._look(key)]
         else:
             gone = self.cache.prune(listing)
         for key in gone:
             changed(key)
+
+    def _installed(self, kind: str, is_there: bool, changed: Callable[[Key], None]) -> None:
+        """Keeps whether a kind is installed; those who could have children of it are told when that changes."""
+        if is_there != (kind in self.absent):
+            return
+        self.absent ^= {kind}
+        for key in self.cache:
+            if kind in self.kinds[key.kind].children:
+                changed(key)
 
     async def _observed(self, key: Key, kind: Kind, resource: Any) -> Observed:
         """What is there. A child that should be there and was not seen is asked for: its absence would end a run."""
@@ -163,6 +176,7 @@ class Controller:
             obstacles=self.obstacles.heard.get(key, {}),
             modes=modes,
             sources=self._sources(key, kind.sources(resource)),
+            absent=frozenset(self.absent.intersection(kind.children)),
             since=self.since,
         )
 
@@ -351,6 +365,8 @@ def _explained(ref: Ref, refusal: RefusedError) -> str:
         return "PyTorchJobs are unknown here: install Kubeflow's training operator (1.9)."
     if refusal.status == 404 and ref.kind == "InferenceService":
         return "InferenceServices are unknown here: install KServe (0.20)."
+    if refusal.status == 404 and ref.kind in ("PodMonitor", "PrometheusRule"):
+        return f"{ref.kind}s are unknown here: install Prometheus' operator."
     if refusal.status == 403 and "exceeded quota" in refusal.message:
         return f"{ref.kind} {ref.name} does not fit the namespace's quota: {refusal.message}"
     return f"Kubernetes refused {ref.kind} {ref.name}: {refusal.message}"

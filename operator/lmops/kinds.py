@@ -14,6 +14,7 @@ from lmops.plan import Manifest, Observed, Plan, Ref
 from lmops.quantization.work import Quantization, sources
 from lmops.serving import reconcile as serving
 from lmops.serving.following import sources as followed
+from lmops.serving.monitoring import KINDS as MONITORS
 from lmops.settings import Settings
 from lmops.training.work import Training, shared_claims
 
@@ -67,9 +68,17 @@ KINDS: dict[str, Kind] = {
     "QuantizeJob": _job("QuantizeJob", ("Job",), sources=sources),
     "LanguageModelService": Kind(
         _FORMS["LanguageModelService"],
-        ("InferenceService",),
+        ("InferenceService", *MONITORS),
         reconcile=serving.reconcile,
         expected=serving.expected,
         sources=followed,
     ),
 }
+
+
+def kinds(settings: Settings) -> dict[str, Kind]:
+    """The kinds as they are run: without dashboards no ConfigMap is looked at, which needs a right less."""
+    if settings.monitoring.dashboards:
+        return KINDS
+    without = {name: tuple(child for child in kind.children if child != "ConfigMap") for name, kind in KINDS.items()}
+    return {name: kind._replace(children=without[name]) for name, kind in KINDS.items()}

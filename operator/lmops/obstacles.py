@@ -61,7 +61,8 @@ class Obstacles:
 
     def _lacking(self, held: bool, longer_than: timedelta) -> Iterator[tuple[Key, Manifest]]:
         """The children that have fewer pods than they want for so long."""
-        for key, child, pods in self.cache.children():
+        with_pods = (row for row in self.cache.children() if row[1]["kind"] in WORDS)
+        for key, child, pods in with_pods:
             if pods < _wanted(child) and _is_held(child) == held and not _has_ended(child):
                 born = child["metadata"].get("creationTimestamp")
                 if born and self.now() - datetime.fromisoformat(born) >= longer_than:

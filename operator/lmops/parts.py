@@ -30,6 +30,7 @@ CACHES = {
 ACCESS = "/var/run/lmops"
 AUTHORITIES = f"{GROUP}/progress-ca"
 TOKEN_SECONDS = 3600
+_UNITS = {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def child_name(job: str, stage: str, attempt: int | None = None) -> str:
@@ -96,6 +97,14 @@ def limits(resources: NodeResources, settings: Settings, accelerators: int | Non
         name = accelerator.name or settings.defaults.accelerator
         found[name] = str(accelerators or accelerator.per_node)
     return found
+
+
+def quantity(text: str | int | float) -> float:
+    """The number that a Kubernetes quantity means."""
+    match = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(text))
+    if not match or match[2] not in _UNITS:
+        raise ValueError(f"{text} is not a quantity")
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def threads(resources: NodeResources, processes: int = 1) -> dict[str, str]:

@@ -85,6 +85,8 @@ class Observed:
     """The resources of the same namespace that it may be waiting for."""
     obstacles: Mapping[Ref, Refusal] = field(default_factory=dict)
     """What others say that keeps a child from its pods."""
+    absent: frozenset[str] = frozenset()
+    """The kinds of children that are not installed here."""
     since: datetime | None = None
     """Since when all that runs report was heard; before that, silence means nothing."""
 

@@ -18,7 +18,7 @@ from lmops import __version__, obstacles
 from lmops.cluster import Kubernetes, RefusedError, UnreachableError, connected
 from lmops.controller import Controller, NotCreatedError
 from lmops.handlers import RECONNECT, Watch
-from lmops.kinds import KINDS
+from lmops.kinds import kinds
 from lmops.leader import Leader, LostError
 from lmops.metrics import Metrics
 from lmops.plan import Key
@@ -51,13 +51,14 @@ class Service:
         self, settings: Settings, cluster: Kubernetes, leader: Leader, metrics: Metrics, progress: Server | None = None
     ) -> None:
         self.settings, self.leader, self.metrics = settings, leader, metrics
-        self.controller = Controller(KINDS, cluster, settings)
+        self.kinds = kinds(settings)
+        self.controller = Controller(self.kinds, cluster, settings)
         self.queue = Queue[Key](self._work, self._failed, observer=metrics)
         self.controller.changed = self.queue.add
-        metrics.serves(KINDS, self.queue.workers)
+        metrics.serves(self.kinds, self.queue.workers)
         self.missed = asyncio.Event()
         """Set where a watch may have missed events."""
-        self.watch = Watch(KINDS, self.controller.cache, self.queue.add, self.missed.set, cluster.serves)
+        self.watch = Watch(self.kinds, self.controller.cache, self.queue.add, self.missed.set, cluster.serves)
         if not settings.namespaces:
             self.watch.confine(())
         self._stopped = asyncio.Event()
@@ -121,7 +122,7 @@ class Service:
 
     def exposed(self) -> bytes:
         """The metrics, with the gauges of this moment."""
-        self.metrics.working(KINDS, self.queue.busy)
+        self.metrics.working(self.kinds, self.queue.busy)
         self.metrics.leads.labels(LEASE).set(float(self.leader.leads))
         return self.metrics.text()
 

@@ -7,6 +7,7 @@ import json
 from pydantic import Field, ValidationError
 
 from lmops import documents
+from lmops.api.affinity import Labels
 from lmops.api.base import Model, Quantity
 from lmops.api.crd import structural
 from lmops.api.job import Credentials, QueueName
@@ -28,6 +29,19 @@ class Defaults(Model):
     """How long children stay after the end of a resource that does not say it."""
     accelerator: str = "nvidia.com/gpu"
     """The resource name of an accelerator that has none."""
+
+
+class Monitoring(Model):
+    """How Prometheus and Grafana find what watches a service."""
+
+    labels: Labels = Field({})
+    """Labels of PodMonitors and PrometheusRules, where Prometheus chooses them by labels: `release`, for instance."""
+    dashboards: bool = True
+    """Whether each service has a dashboard, as a ConfigMap that Grafana's sidecar loads."""
+    dashboard_labels: Labels = Field({"grafana_dashboard": "1"})
+    """The labels by which the sidecar finds them."""
+    runbooks: str = "docs/runbooks"
+    """The folder or URL with the page of each alert. Its name and `.md` are added."""
 
 
 class Settings(Model):
@@ -61,6 +75,8 @@ class Settings(Model):
     """How long an image may not be had before the job has failed, where it does not say that itself."""
     defaults: Defaults = Defaults()
     """What a resource gets that does not say it itself."""
+    monitoring: Monitoring = Monitoring()
+    """How Prometheus and Grafana find what watches a service."""
     stops_without_progress: int = Field(3, ge=1)
     """How often in a row a run may be stopped from outside before a newer checkpoint was saved."""
     namespaces: tuple[str, ...] = ()

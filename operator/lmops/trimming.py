@@ -37,7 +37,7 @@ def trimmed(manifest: Manifest) -> Manifest:
     }
 
 
-KEPT_AS_WRITTEN = ("InferenceService",)
+KEPT_AS_WRITTEN = ("InferenceService", "PodMonitor", "PrometheusRule", "ConfigMap")
 
 
 def _without_managers(manifest: Manifest) -> Manifest:
@@ -45,7 +45,8 @@ def _without_managers(manifest: Manifest) -> Manifest:
     metadata = {name: value for name, value in manifest["metadata"].items() if name != "managedFields"}
     status = {name: manifest.get("status", {}).get(name) for name in ("conditions", "address")}
     told = {name: value for name, value in status.items() if value}
-    return {"kind": manifest["kind"], "metadata": metadata, "spec": manifest["spec"], "status": told}
+    content: Manifest = {part: manifest[part] for part in ("spec", "data") if part in manifest}
+    return {"kind": manifest["kind"], "metadata": metadata, **content, "status": told}
 
 
 SPEAKING = ("PodScheduled", "DisruptionTarget")

@@ -401,6 +401,11 @@ def scaling(**fields: Any) -> Fields:
     return {"scaling": fields}
 
 
+def alerted(label: str) -> Fields:
+    """A monitoring section with a label for its alerts."""
+    return {"monitoring": {"alertLabels": {label: "search"}}}
+
+
 SERVICE = [
     *(case for case in QUANTIZATION if case.place.startswith("model.from") or case.place.startswith("pod")),
     Case(
@@ -423,6 +428,18 @@ SERVICE = [
             scaling(minReplicas=2, **{field: value}),
         )
         for field, value in (("metric", "Memory"), ("target", 60))
+    ),
+    Case(
+        "monitoring",
+        "the name of an alert's label is made of letters, digits and _, and begins with no digit",
+        alerted("team"),
+        alerted("our-team"),
+    ),
+    Case(
+        "monitoring",
+        "alerts have the labels alertname, severity, namespace and service by themselves",
+        alerted("team"),
+        alerted("severity"),
     ),
 ]
 CASES = [

@@ -12,6 +12,7 @@ from lmops.api.reference import ResolvedModel
 from lmops.kinds import KINDS
 from lmops.plan import Manifest, Observed, Plan, Ref
 from lmops.serving.inferenceservice import REVISION, inferenceservice, revision_of
+from lmops.serving.monitoring import KINDS as MONITORS
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 URL = "http://reviews-predictor.default.svc.cluster.local"
@@ -73,10 +74,10 @@ def last_words(class_: str, reason: str, message: str) -> str:
 
 
 def after(of: LanguageModelService, *seen: Manifest, now: datetime = NOON, **observed: Any) -> Plan[Any]:
-    """What the operator would do, with these jobs, children and pods in the namespace."""
+    """What the operator would do, with these jobs, children and pods in the namespace; unwatched, unless it is said."""
     jobs = tuple(each for each in seen if each["kind"] == "QuantizeJob")
     found = Observed.of(each for each in seen if each["kind"] != "QuantizeJob")
-    there = Observed(found.children, found.pods, sources=jobs, **observed)
+    there = Observed(found.children, found.pods, sources=jobs, **{"absent": frozenset(MONITORS), **observed})
     return KINDS["LanguageModelService"].reconcile(of, there, now, SETTINGS)
 
 

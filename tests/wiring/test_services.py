@@ -111,7 +111,7 @@ def test_a_service_is_written_once_and_then_rests():
     one = Serving().run()
 
     assert (one.status["phase"], one.status["replicas"]) == ("Serving", {"wanted": 1, "ready": 1, "updated": 1})
-    assert one.server.writes["apply"] == 1
+    assert one.server.writes["apply"] == 4, "the InferenceService, and what watches it"
     writes, _ = dict(one.server.writes), one.run()
     assert dict(one.server.writes) == writes
 

@@ -11,6 +11,7 @@ from lmops.api.job import Credentials, NodeResources
 from lmops.api.pod import DnsName, PodSettings
 from lmops.api.reference import JobReference, ModelSource
 from lmops.api.servicestatus import LanguageModelServiceStatus
+from lmops.api.slo import Monitoring, Slo
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
 ServedTask = Literal["SequenceClassification", "CausalLM", "MaskedLM", "FeatureExtraction"]
@@ -134,6 +135,10 @@ class LanguageModelServiceSpec(ServerSpec):
     """How many replicas there are."""
     rollout: Rollout = Rollout()
     """How another model takes over."""
+    slo: Slo = Slo()
+    """What its users can count on: alerts follow from it."""
+    monitoring: Monitoring = Monitoring()
+    """How it is watched."""
     resources: NodeResources = NodeResources()
     """The machine of a replica."""
     credentials: Credentials | None = None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import uuid
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from lmops.kinds import KINDS
 from lmops.local import pods
 from lmops.local.controllers import CONTROLLERS, is_finished
 from lmops.local.home import Folder, read_json, rfc3339, write_json
@@ -14,6 +16,8 @@ from lmops.local.kubelet import Kubelet, free_port
 from lmops.plan import Manifest, Observed, Ref
 
 FOREGROUND = "foregroundDeletion"
+UNCONTROLLED = frozenset(child for kind in KINDS.values() for child in kind.children) - CONTROLLERS.keys()
+"""The kinds of children that nobody would act on here: those of Prometheus' operator and of Grafana."""
 
 
 class Cluster:
@@ -37,7 +41,8 @@ class Cluster:
 
     def observed(self) -> Observed:
         """What reconcile sees: copies, so that nobody holds the same thing twice."""
-        return Observed.of(copy.deepcopy([*self.children.values(), *self.pods.values()]))
+        found = Observed.of(copy.deepcopy([*self.children.values(), *self.pods.values()]))
+        return replace(found, absent=UNCONTROLLED)
 
     def create(self, manifest: Manifest, now: datetime) -> None:
         """Creates a child once; one that is there already stays as it is."""

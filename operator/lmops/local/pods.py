@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import re
 from datetime import datetime
 from typing import Any
 
 from lmops.local.home import rfc3339
+from lmops.parts import quantity
 from lmops.plan import Manifest
 
 SHUTDOWN = "Pod was terminated in response to imminent node shutdown."
-_UNITS = {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def from_template(owner: Manifest, template: Manifest, name: str, labels: dict[str, str]) -> Manifest:
@@ -70,14 +69,6 @@ def container(pod: Manifest) -> Manifest:
 def grace(pod: Manifest) -> float:
     """The seconds between SIGTERM and SIGKILL."""
     return float(pod["spec"].get("terminationGracePeriodSeconds", 30))
-
-
-def quantity(text: str | int | float) -> float:
-    """The number that a Kubernetes quantity means."""
-    match = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(text))
-    if not match or match[2] not in _UNITS:
-        raise ValueError(f"{text} is not a quantity")
-    return float(match[1]) * _UNITS[match[2]]
 
 
 def memory_limit(pod: Manifest) -> int | None:

@@ -15,6 +15,7 @@ from lmops.plan import Plan as AnyPlan
 from lmops.serving.following import Choice, chosen, is_same, title
 from lmops.serving.inferenceservice import document, inferenceservice, ref, revision_of
 from lmops.serving.kept import writing
+from lmops.serving.monitoring import Monitoring, monitoring
 from lmops.serving.replicas import Pods, has_crashed, without_pods
 from lmops.serving.status import Standing, news, remembered, told
 from lmops.settings import Settings
@@ -37,6 +38,7 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
     if refusal := observed.refused.get(ref(service)):
         standing = _withheld(refusal, answers=pods.ready > 0)
         return _planned(service, standing, choice, now, apply=(wanted,), replicas=pods.report())
+    monitors = monitoring(service, observed, settings)
     why = pods.failure(now) or _unmade(service, observed, pods, now)
     rollout = _rollout(service, choice.model, revision_of(wanted), pods, why, now)
     return _planned(
@@ -44,7 +46,8 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
         _standing(pods, rollout, why, choice),
         choice,
         now,
-        apply=writing(wanted, child),
+        apply=(*writing(wanted, child), *monitors.apply),
+        monitors=monitors,
         again=pods.patience(now) if pods.new else UNHEARD,
         rollout=rollout,
         replicas=pods.report(),
@@ -74,9 +77,10 @@ def _planned(
     now: datetime,
     apply: tuple[Manifest, ...] = (),
     again: timedelta | None = None,
+    monitors: Monitoring | None = None,
     **changes: object,
 ) -> Plan:
-    new = told(service, standing, choice, now, **changes)
+    new = told(service, standing, choice, now, monitors, **changes)
     waits = UNHEARD if not choice.follows else None
     soonest = min((wait for wait in (again, waits) if wait is not None), default=None)
     return Plan(status=new, apply=apply, events=tuple(news(service, new)), again=soonest)

@@ -13,6 +13,7 @@ from lmops.api.reference import ResolvedModel
 from lmops.api.servicestatus import RolloutReport, ServiceDisplay, ServicePhase
 from lmops.plan import Event
 from lmops.serving.following import Choice, is_same, title
+from lmops.serving.monitoring import Monitoring
 
 Truth = Literal["True", "False", "Unknown"]
 REMEMBERED = 10
@@ -35,14 +36,19 @@ class Standing:
 
 
 def told(
-    service: LanguageModelService, standing: Standing, choice: Choice, now: datetime, **changes: Any
+    service: LanguageModelService,
+    standing: Standing,
+    choice: Choice,
+    now: datetime,
+    monitors: Monitoring | None = None,
+    **changes: Any,
 ) -> LanguageModelServiceStatus:
     """The whole new status: the standing told in conditions, the changes, and everything else as it was."""
     new = service.status.model_copy(update={"failure": standing.failure, **changes})
     return new.model_copy(
         update={
             "phase": standing.phase,
-            "conditions": _conditions(service, standing, choice, now),
+            "conditions": _conditions(service, standing, choice, monitors, now),
             "observed_generation": service.metadata.generation,
             "display": _display(new, standing),
         }
@@ -96,7 +102,9 @@ def _display(new: LanguageModelServiceStatus, standing: Standing) -> ServiceDisp
     return ServiceDisplay(model=" > ".join(names), replicas=replicas, reason=reason)
 
 
-def _conditions(service: LanguageModelService, standing: Standing, choice: Choice, now: datetime) -> list[Condition]:
+def _conditions(
+    service: LanguageModelService, standing: Standing, choice: Choice, monitors: Monitoring | None, now: datetime
+) -> list[Condition]:
     failed = standing.phase == "Failed"
     unsure: Truth = "False" if failed or not standing.moves else "Unknown"
     holds: dict[str, Truth] = {
@@ -120,6 +128,12 @@ def _conditions(service: LanguageModelService, standing: Standing, choice: Choic
         found.append(
             _condition(service, before.get("Following"), "Following", truth, choice.reason, choice.message, now)
         )
+    if monitors is None:  # it is not served now: what watches it stays as it was
+        return [*found, *filter(None, [before.get("Monitored")])]
+    if monitors.is_there:
+        reason, message = monitors.lacks[:2] if monitors.lacks else ("Monitored", "")
+        truth = _truth(monitors.lacks is None)
+        found.append(_condition(service, before.get("Monitored"), "Monitored", truth, reason, message, now))
     return found
 
 
