@@ -40,14 +40,16 @@ def run(*arguments: str, values: Any = None, **environment: str) -> subprocess.C
         )
 
 
-def rendered(values: Any = None, namespace: str = "lmops") -> list[dict[str, Any]]:
-    """Every manifest that the chart makes of these values."""
-    return [manifest for manifest in yaml.safe_load_all(_text(yaml.safe_dump(values or {}), namespace)) if manifest]
+def rendered(values: Any = None, namespace: str = "lmops", installed: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Every manifest that the chart makes of these values, where these kinds of others are installed."""
+    text = _text(yaml.safe_dump(values or {}), namespace, installed)
+    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
 
 
 @functools.cache
-def _text(values: str, namespace: str) -> str:
-    done = run("template", "lmops", str(CHART), "--namespace", namespace, values=yaml.safe_load(values))
+def _text(values: str, namespace: str, installed: tuple[str, ...]) -> str:
+    where = ("--namespace", namespace, *(part for kind in installed for part in ("--api-versions", kind)))
+    done = run("template", "lmops", str(CHART), *where, values=yaml.safe_load(values))
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,4 +1,4 @@
-"""The schemas that manifests must meet, none of them forgiving: Kubernetes' own, and that of Kubeflow's PyTorchJob."""
+"""The schemas that manifests must meet, none of them forgiving: Kubernetes' own, Kubeflow's and those of Prometheus."""
 
 from __future__ import annotations
 
@@ -20,8 +20,16 @@ from lmops.plan import Manifest
 
 Schema = dict[str, Any]
 
-MODULE = "github.com/kubeflow/training-operator@v1.9.4"
-PYTORCHJOBS = "manifests/base/crds/kubeflow.org_pytorchjobs.yaml"
+KUBEFLOW = "github.com/kubeflow/training-operator@v1.9.4"
+PROMETHEUS = "github.com/prometheus-operator/prometheus-operator@v0.88.0"
+FOREIGN = {
+    "PyTorchJob": (KUBEFLOW, "manifests/base/crds/kubeflow.org_pytorchjobs.yaml"),
+    **{
+        kind: (PROMETHEUS, f"example/prometheus-operator-crd/monitoring.coreos.com_{kind.lower()}s.yaml")
+        for kind in ("PodMonitor", "PrometheusRule")
+    },
+}
+"""Kinds that are not Kubernetes' own: the module that has the CRD, and where."""
 
 
 def strict(schema: Schema) -> Schema:
@@ -56,20 +64,22 @@ def problems(value: Any, by: jsonschema.Draft202012Validator) -> list[str]:
 
 def check(manifest: Manifest) -> None:
     """Raises where an API server would refuse, or silently drop, a part of this manifest."""
-    if manifest["kind"] != "PyTorchJob":
+    kind = manifest["kind"]
+    if kind not in FOREIGN:
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
         return
     # Kubeflow's copy of the pod schema is older than Kubernetes' own, which its pods must meet as well.
-    for replicas in manifest["spec"]["pytorchReplicaSpecs"].values():
+    for replicas in manifest["spec"].get("pytorchReplicaSpecs", {}).values():
         check({"apiVersion": "v1", "kind": "PodTemplate", "template": replicas["template"]})
-    if found := problems(manifest, pytorchjob()):
+    if found := problems(manifest, foreign(kind)):
         raise AssertionError("\n".join(found))
 
 
 @functools.cache
-def pytorchjob() -> jsonschema.Draft202012Validator:
-    """The schema of Kubeflow's PyTorchJob, from the release that we speak to."""
-    definition = yaml.safe_load((_source() / PYTORCHJOBS).read_text())
+def foreign(kind: str) -> jsonschema.Draft202012Validator:
+    """The schema of a kind, from the release that we speak to."""
+    module, file = FOREIGN[kind]
+    definition = yaml.safe_load((_source(module) / file).read_text())
     (version,) = definition["spec"]["versions"]
     schema: Schema = version["schema"]["openAPIV3Schema"]
     schema["properties"]["metadata"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
@@ -77,21 +87,21 @@ def pytorchjob() -> jsonschema.Draft202012Validator:
 
 
 @functools.cache
-def _source() -> Path:
-    """Kubeflow's training operator, as Go's own client keeps it; downloaded once and verified by its checksum."""
+def _source(module: str) -> Path:
+    """A module, as Go's own client keeps it; downloaded once and verified by its checksum."""
     if shutil.which("go") is None:
-        return _absent("`go` is not installed")
+        return _absent(module, "`go` is not installed")
     with tempfile.TemporaryDirectory() as folder:
-        command = ["go", "mod", "download", "-json", MODULE]
+        command = ["go", "mod", "download", "-json", module]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
-        return _absent(f"`{' '.join(command)}` said: {done.stdout.strip()} {done.stderr.strip()}")
+        return _absent(module, f"`{' '.join(command)}` said: {done.stdout.strip()} {done.stderr.strip()}")
     return Path(json.loads(done.stdout)["Dir"])
 
 
-def _absent(why: str) -> Path:
+def _absent(module: str, why: str) -> Path:
     """A laptop may go without; the checks that guard the main branch may not."""
-    message = f"PYTORCHJOBS ARE NOT CHECKED: {why}, so the schema of {MODULE} cannot be read"
+    message = f"MANIFESTS ARE NOT CHECKED: {why}, so the schemas of {module} cannot be read"
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(message)
     pytest.skip(message)

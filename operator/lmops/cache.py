@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from sys import intern
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
@@ -16,14 +17,32 @@ SELECTOR = f"{GROUP}/kind"
 """The label that all children and their pods carry."""
 
 
+class Standing(NamedTuple):
+    """Where a resource stands, by its own status."""
+
+    phase: str
+    reason: str
+    """Why it is in trouble, or was."""
+    ended: str
+    """When it ended, empty where it has not."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Standing:
+        """What its status says."""
+        status = manifest.get("status") or {}
+        phase, failure = status.get("phase") or "Pending", status.get("failure") or {}
+        return cls(intern(phase), intern(failure.get("reason") or ""), status.get("completionTime") or "")
+
+
 class _Owner:
     """A resource in as few bytes as possible: thousands of them have ended, and are never read again."""
 
-    __slots__ = ("text", "uid", "version")
+    __slots__ = ("standing", "text", "uid", "version")
 
     def __init__(self, manifest: Manifest) -> None:
         metadata = manifest["metadata"]
         self.uid, self.version = metadata["uid"], _number(metadata["resourceVersion"])
+        self.standing = Standing.of(manifest)
         self.text = to_json(trimmed_owner(manifest))
 
 
@@ -93,6 +112,10 @@ class Cache:
         known = self._owners.get(key)
         found: Manifest | None = from_json(known.text) if known else None
         return found
+
+    def standings(self) -> Iterator[tuple[Key, Standing]]:
+        """Where each resource stands."""
+        return ((key, known.standing) for key, known in self._owners.items())
 
     def of_kind(self, kind: str, namespace: str, name: str = "") -> list[Key]:
         """The resources of a kind in a namespace; of one name, where that is said."""

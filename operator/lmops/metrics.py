@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections import Counter as Counted
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from lmops.cache import Standing
 from lmops.plan import Key
 from lmops.queue import Observer
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+TROUBLES = ("Hung", "Failed", "Degraded")
+RECENT = timedelta(hours=1)
+"""How long a failure is news: whoever is told of it then looks at the job."""
+LASTS = "~"
+"""Instead of the time of an end, of what has not ended: it is later than any."""
+MOST = 100
+"""Resources that have a series of their own. Where more are in trouble, they have one cause."""
 QUEUE_BUCKETS = tuple(10.0**power for power in range(-8, 4))
 """Those of client-go."""
 
@@ -70,6 +80,15 @@ class Metrics(Observer[Key]):
         self.readable = Gauge(
             "lmops_namespace_readable", "1 where a watched namespace can be read.", ["namespace"], registry=registry
         )
+        self.resources = Gauge(
+            "lmops_resources", "Resources by phase.", ["kind", "namespace", "phase"], registry=registry
+        )
+        self.troubles = Gauge(
+            "lmops_resource_trouble",
+            "1 for a resource that hangs, serves badly, or has failed within the hour: the newest of them.",
+            ["kind", "namespace", "name", "phase", "reason"],
+            registry=registry,
+        )
         ProcessCollector(registry=registry)
 
     def serves(self, kinds: Iterable[str], workers: int) -> None:
@@ -102,6 +121,18 @@ class Metrics(Observer[Key]):
             seconds = [now - since for key, since in busy.items() if key.kind == kind]
             self.unfinished.labels(kind.lower()).set(sum(seconds))
             self.longest.labels(kind.lower()).set(max(seconds, default=0))
+
+    def stand(self, standings: Iterable[tuple[Key, Standing]], now: datetime) -> None:
+        """The gauges of where resources stand. One that is in trouble has a series of its own."""
+        known = list(standings)
+        self.resources.clear()
+        for (kind, namespace, phase), count in Counted((k.kind, k.namespace, s.phase) for k, s in known).items():
+            self.resources.labels(kind, namespace, phase).set(count)
+        since = (now - RECENT).strftime("%Y-%m-%dT%H:%M:%SZ")
+        troubled = [(s.ended or LASTS, k, s) for k, s in known if s.phase in TROUBLES and (s.ended or LASTS) >= since]
+        self.troubles.clear()
+        for _, key, standing in sorted(troubled, reverse=True)[:MOST]:
+            self.troubles.labels(key.kind, key.namespace, key.name, standing.phase, standing.reason).set(1)
 
     def sent(self, method: str, status: int) -> None:
         """Counts a request; status 0 is no answer."""

@@ -123,6 +123,7 @@ class Service:
     def exposed(self) -> bytes:
         """The metrics, with the gauges of this moment."""
         self.metrics.working(self.kinds, self.queue.busy)
+        self.metrics.stand(self.controller.cache.standings(), self.controller.now())
         self.metrics.leads.labels(LEASE).set(float(self.leader.leads))
         return self.metrics.text()
 

@@ -36,7 +36,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "settings": {"scratch": "50Gi", "graceSeconds": 120, "resyncSeconds": 600},
         "log": {"format": "JSON", "verbose": True},
         "crds": {"keep": False},
-        "metrics": {"annotations": False},
+        "metrics": {"annotations": False, "monitor": False, "alerts": False},
         "serviceAccount": {"annotations": {"example.com/role": "lmops"}},
         "resources": {"limits": {"cpu": 1, "memory": "1Gi"}},
         "nodeSelector": {"kubernetes.io/os": "linux"},
@@ -103,7 +103,7 @@ RUN = ("TrainingJob", "QuantizeJob")
 JOBS = {
     **dict.fromkeys(KINDS, "get list watch"),
     **{child: "get list watch create delete" for kind in RUN for child in KINDS[kind].children},
-    "InferenceService": "get list watch create patch",
+    **dict.fromkeys(KINDS["LanguageModelService"].children, "get list watch create patch"),
     "Pod": "get list watch",
     "PersistentVolumeClaim": "get",
     "Event": "create list",

@@ -98,7 +98,7 @@ def _promises(service: LanguageModelService) -> Iterator[Alert]:
         "LanguageModelServiceErrors",
         f"{title} fails more often than it may",
         f"{{{{ $value | humanizePercentage }}}} of the requests fail (5xx, or 429 for want of room); "
-        f"slo.errorRatio allows {slo.error_ratio:.4g} over 30 days.",
+        f"slo.errorRatio allows that of {slo.error_ratio * 100:.4g} % over 30 days.",
     )
     if slo.latency:
         seconds, percentile = slo.latency.seconds, slo.latency.percentile
