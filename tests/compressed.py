@@ -36,6 +36,11 @@ def language_model(folder: Path, **config: Any) -> Source:
     return found
 
 
+def unread() -> Rows:
+    """The rows of a method that looks at none."""
+    raise AssertionError("rows are drawn that nobody looks at")
+
+
 def untrained(folder: Path, **config: Any) -> Source:
     """A GPT-2 of one layer that knows nothing."""
     tokenizer = _tokenizer()

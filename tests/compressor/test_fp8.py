@@ -13,10 +13,10 @@ from transformers import AutoModelForSequenceClassification
 
 import compressed
 import tuned
+from compressed import unread
 from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
 from lmops_compressor.methods import fp8
-from lmops_compressor.rows import Rows
 from lmops_compressor.runners import format_of, weights
 from lmops_compressor.runners.torch import TorchRunner
 from lmops_compressor.source import Source
@@ -31,11 +31,6 @@ QUERY, SECOND = "bert.encoder.layer.0.attention.self.query", "bert.encoder.layer
 def made(bert: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Change]:
     """The classifier in FP8, but for its second layer's last product."""
     return written(bert, tmp_path_factory.mktemp("fp8"), exclude=[SECOND])
-
-
-def unread() -> Rows:
-    """FP8 looks at no rows."""
-    raise AssertionError("rows are drawn that nobody looks at")
 
 
 def written(source: Source, target: Path, **settings: object) -> tuple[Path, Change]:
