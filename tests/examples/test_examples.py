@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -81,6 +86,36 @@ def applying(volumes: Path, home: Path) -> Apply:
     return run
 
 
+Serve = Callable[..., AbstractContextManager[httpx.Client]]
+
+
+def serving(volumes: Path, home: Path) -> Serve:
+    """Runs a service for the length of a block, in which it can be asked; then it is told to end, as by Ctrl-C."""
+    environment = {**os.environ, "LMOPS_HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+    @contextmanager
+    def run(file: str, *sets: str) -> Iterator[httpx.Client]:
+        typed = command(EXAMPLES / file, volumes, *sets)
+        applied = subprocess.Popen(typed, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert applied.stdout
+        try:
+            said = []
+            for line in applied.stdout:
+                said.append(line)
+                if found := re.search(r" serving .* at (http://\S+)$", line):
+                    break
+            else:
+                pytest.fail(f"{file} never served:\n{''.join(said)}")
+            with httpx.Client(base_url=found[1], timeout=60) as client:
+                yield client
+        finally:
+            applied.send_signal(signal.SIGINT)
+            rest = applied.communicate(timeout=60)[0]
+        assert (applied.returncode, "nothing answers at" in rest) == (130, True), rest
+
+    return run
+
+
 @pytest.fixture
 def apply(volumes: Path, tmp_path: Path) -> Apply:
     """Runs an example to its end, in a home of its own."""
@@ -88,9 +123,21 @@ def apply(volumes: Path, tmp_path: Path) -> Apply:
 
 
 @pytest.fixture(scope="module")
-def beside(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> Apply:
-    """Runs an example in the home that all these share, so that one finds what another has made."""
-    return applying(volumes, tmp_path_factory.mktemp("home"))
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home that examples share of which one finds what another has made."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def beside(volumes: Path, home: Path) -> Apply:
+    """Runs an example in the home that these share."""
+    return applying(volumes, home)
+
+
+@pytest.fixture(scope="module")
+def serve(volumes: Path, home: Path) -> Serve:
+    """Runs a service in the home that these share."""
+    return serving(volumes, home)
 
 
 @pytest.fixture(scope="module")
@@ -169,28 +216,108 @@ def test_a_small_gpt2_learns_to_write(gpt2: Ran):
     assert gpt2.fell_by() > 1.3
 
 
-FEWER = ("evaluation.rows=200", "evaluation.repeats=5")
+FEWER = ("evaluation.rows=200", "evaluation.repeats=5", "calibration.rows=16")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("file", "smaller"),
+    ("file", "sets", "smaller", "form"),
     [
-        ("dynamic", 3.5),
-        ("static", 3.5),
+        ("dynamic", (), 3.5, "onnx"),
+        ("static", (), 3.5, "onnx"),
+        ("mixed-precision", (), 3.5, "onnx"),
+        ("mobile", (), 3.5, "executorch"),
+        ("prune-then-quantize", ("steps[0].prune.recovery.steps=20",), 4.0, "onnx"),
     ],
 )
-def test_the_classifier_becomes_smaller(beside: Apply, reviews: Ran, file: str, smaller: float):
-    ran = beside(f"compress-reviews/{file}.yaml", *FEWER)
+def test_the_classifier_becomes_smaller(
+    beside: Apply, reviews: Ran, file: str, sets: tuple[str, ...], smaller: float, form: str
+):
+    ran = beside(f"compress-reviews/{file}.yaml", *FEWER, "accept.maxQualityDrop=0.1", *sets)
     report = ran.status["report"]
 
     assert (ran.code, ran.status["phase"], report["verdict"]) == (0, "Succeeded", "Passed"), ran.printed
     assert ran.status["source"]["digest"] == reviews.status["model"]["digest"]
     assert report["sizeRatio"] > smaller
-    assert report["compressed"]["format"] == "onnx"
+    assert report["compressed"]["format"] == form
     assert report["agreement"]["value"] > 0.85
     assert report["rows"] == 200
     assert {path.name for path in ran.model.iterdir()} >= {"lmops.json", "report.html", "report.json", "config.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "smaller"), [("int8", 3.5), ("int4", 5.0)])
+def test_the_language_model_becomes_smaller(beside: Apply, gpt2: Ran, file: str, smaller: float):
+    ran = beside(f"compress-gpt2/{file}.yaml", "evaluation.repeats=5")
+
+    assert (ran.code, ran.status["phase"]) == (0, "Succeeded"), ran.printed
+    assert ran.status["source"]["digest"] == gpt2.status["model"]["digest"]
+    assert ran.status["report"]["metric"] == "perplexity"
+    assert ran.status["report"]["sizeRatio"] > smaller
+
+
+@pytest.mark.slow
+def test_a_search_finds_the_smallest_within_the_limits(beside: Apply, reviews: Ran):
+    quick = ("search.trials=3", "search.limits.maxQualityDrop=0.1")
+    ran = beside("compress-reviews/search.yaml", *FEWER, *quick)
+    search = ran.status["search"]
+
+    assert (ran.code, ran.status["phase"]) == (0, "Succeeded"), ran.printed
+    chosen = [trial["method"] for trial in search["trials"] if trial["outcome"] == "Chosen"]
+    assert chosen == [ran.status["report"]["method"]]
+    assert (search["combinations"], search["tried"]) == (6, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["service", "manual"])
+def test_the_smaller_classifier_is_served(beside: Apply, serve: Serve, reviews: Ran, file: str):
+    beside("compress-reviews/dynamic.yaml", *FEWER, "accept.maxQualityDrop=0.1")
+
+    with serve(f"serve-reviews/{file}.yaml") as client:
+        told = client.post("/v1/classify", json={"input": ["a triumph, moving and funny", "dull and far too long"]})
+
+    assert told.status_code == 200, told.text
+    assert [row["label"] for row in told.json()["data"]] == ["positive", "negative"]
+
+
+@pytest.mark.slow
+def test_the_language_model_writes_and_streams(serve: Serve, gpt2: Ran):
+    asked = {"model": "gpt2", "messages": [{"role": "user", "content": "The prime minister"}], "seed": 1}
+    with serve("serve-gpt2/service.yaml") as client:
+        told = client.post("/v1/chat/completions", json=asked).json()["choices"][0]
+        with client.stream("POST", "/v1/chat/completions", json={**asked, "stream": True}) as stream:
+            lines = [line.removeprefix("data: ") for line in stream.iter_lines() if line]
+
+    assert lines[-1] == "[DONE]"
+    streamed = [json.loads(line)["choices"][0]["delta"].get("content") or "" for line in lines[:-1]]
+    assert "".join(streamed) == told["message"]["content"] != ""
+
+
+@pytest.mark.slow
+def test_embeddings_are_near_for_what_is_near_in_meaning(serve: Serve):
+    texts = ["A cat sleeps on the sofa.", "The kitten is napping on the couch.", "Interest rates rose again."]
+    with serve("serve-embeddings/service.yaml") as client:
+        told = client.post("/v1/embeddings", json={"model": "embeddings", "input": texts}).json()["data"]
+    cat, kitten, rates = ([float(value) for value in row["embedding"]] for row in told)
+
+    assert cosine(cat, kitten) > 0.6 > 0.3 > cosine(cat, rates)
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    """How near two vectors are in direction."""
+    return sum(a * b for a, b in zip(one, other, strict=True)) / (math.hypot(*one) * math.hypot(*other))
+
+
+@pytest.mark.slow
+def test_masks_are_filled(beside: Apply, serve: Serve):
+    beside("pretrain/trainingjob.yaml", "training.epochs=null", "training.steps=5")
+
+    with serve("serve-masks/service.yaml") as client:
+        told = client.post("/v1/fill-mask", json={"input": "the prime [MASK] said so", "top_k": 3}).json()
+
+    (mask,) = told["data"][0]["masks"]
+    assert len({word["token"] for word in mask}) == 3
+    assert [word["probability"] for word in mask] == sorted((word["probability"] for word in mask), reverse=True)
 
 
 @pytest.mark.slow

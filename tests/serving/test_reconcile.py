@@ -68,7 +68,7 @@ def test_it_starts_serves_and_then_rests():
 
     loads = after(starts, *there, pod(starts, A, ready=False))
     assert (loads.apply, loads.status.phase, loads.status.url) == ((), "Starting", URL)
-    assert loads.status.display.reason == "aaaaaaaaaaaa is loaded: 0 of 1 replicas are ready."
+    assert loads.status.display.reason == "aaaaaaaaaaaa is being loaded: 0 of 1 replicas are ready."
 
     serves = after(starts, *there, pod(starts, A))
     assert (serves.status.phase, serves.status.model, serves.status.history) == ("Serving", model(A), [model(A)])

@@ -151,7 +151,7 @@ def _standing(pods: Pods, rollout: RolloutReport, why: Failure | None, choice: C
     if why:
         return Standing("Starting", why.reason, why.message, moves=True, failure=why)
     if not answers:
-        said = f"{name} is loaded: {counted}" if pods.new else "waiting for its pods"
+        said = f"{name} is being loaded: {counted}" if pods.new else "waiting for its pods"
         return Standing("Starting", "Starting", said, moves=True)
     if not complete:
         updated = f"{name} takes over: {pods.updated} of {pods.wanted} replicas have it."
