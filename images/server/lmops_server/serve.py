@@ -90,7 +90,7 @@ def _with_engine(service: Service) -> None:
         from lmops_server.writing.decoders import decoder
         from lmops_server.writing.writer import Writer
 
-        writer = Writer(decoder(opened, count), service.tokenizer, _ends(service), metrics.took)
+        writer = Writer(decoder(opened, count), opened.tokenizer(), _ends(service), metrics.took)
         metrics.gauge(*waiting, lambda: writer.waiting)
         service.writer = writer
         asyncio.run(_warm_writer(writer, opened))

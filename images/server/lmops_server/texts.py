@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from lmops.api.dataset import Dataset
 from lmops.api.trainingjob import TrainingSettings
@@ -78,6 +79,7 @@ class Texts:
     ) -> None:
         self.opened = opened
         self.tokenizer = opened.tokenizer()
+        self._long = opened.tokenizer(), ThreadPoolExecutor(1, "tokens")  # no two threads may use one tokenizer
         self.embeds = encoder.embeds
         self._longest = longest
         self.batcher: Batcher[Example, Array] = Batcher(
@@ -127,16 +129,16 @@ class Texts:
         return Embedded(vectors, Read(given, [*range(len(given))], tokens, read.truncated))
 
     async def _read(self, asked: Sequence[Asked], dataset: Dataset) -> Read:
-        work = partial(self._examples, asked, dataset)
         if sum(len(text) + len(pair or "") for text, pair in asked) <= QUICK:
-            return work()
-        return await asyncio.to_thread(work)
+            return self._examples(self.tokenizer, asked, dataset)
+        tokenizer, thread = self._long
+        return await asyncio.get_running_loop().run_in_executor(thread, self._examples, tokenizer, asked, dataset)
 
-    def _examples(self, asked: Sequence[Asked], dataset: Dataset) -> Read:
+    def _examples(self, tokenizer: PreTrainedTokenizerFast, asked: Sequence[Asked], dataset: Dataset) -> Read:
         if not asked:
             return Read([], [], 0, frozenset())
         for place, (text, pair) in enumerate(asked):
-            self._within(place, text, pair, dataset)
+            self._within(tokenizer, place, text, pair, dataset)
         rows = [
             normalised(Row(number=number, text=text, pair=pair, file="input", line=number), dataset.clean)
             for number, (text, pair) in enumerate(asked)
@@ -145,9 +147,7 @@ class Texts:
         owners: list[int] = []
         cut: set[int] = set()
         for group in _alike(rows):  # those with a pair have types, the others have none
-            made = classification_examples(
-                group, self.tokenizer, dataset, TrainingSettings(), self.opened.max_length, []
-            )
+            made = classification_examples(group, tokenizer, dataset, TrainingSettings(), self.opened.max_length, [])
             for batch in made:
                 columns = {name: column.to_pylist() for name, column in batch.items()}
                 types = columns.get("token_type_ids") or [None] * len(columns["row"])
@@ -158,14 +158,16 @@ class Texts:
         tokens = sum(len(example.ids) for example in examples)
         return Read([examples[i] for i in order], [owners[i] for i in order], tokens, frozenset(cut))
 
-    def _within(self, place: int, text: str, pair: str | None, dataset: Dataset) -> None:
+    def _within(
+        self, tokenizer: PreTrainedTokenizerFast, place: int, text: str, pair: str | None, dataset: Dataset
+    ) -> None:
         """Refuses what is longer than the service takes, or than the model reads where nothing may be cut."""
         most = (
             self._longest if dataset.long_texts != "Refuse" else min(self._longest or 1 << 62, self.opened.max_length)
         )
         if most is None or 4 * (len(text) + len(pair or "")) + 4 < most:  # a character has four tokens at most
             return
-        tokens = len(self.tokenizer.backend_tokenizer.encode(text, pair).ids)
+        tokens = len(tokenizer.backend_tokenizer.encode(text, pair).ids)
         if tokens > most:
             raise too_long(place, tokens, most)
 

@@ -13,8 +13,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from lmops_server.faults import Fault
-from lmops_server.web import encoders, openai, v1, v2
+from lmops_server.web import encoders, v1, v2
 from lmops_server.web.endpoint import Call, Endpoint, Handler, Protocol, shaped
+from lmops_server.web.openai import chat, completions
+from lmops_server.web.openapi import openapi
 from lmops_server.web.service import Service
 from lmops_trainer.log import log
 
@@ -43,11 +45,15 @@ def app(service: Service) -> Starlette:
     async def page(request: Request) -> Response:
         return HTMLResponse(PAGE.read_text("utf-8"))
 
+    async def described_all(request: Request) -> Response:
+        return JSONResponse(openapi(service))
+
     operation = OPERATIONS[service.opened.task]
     return Starlette(
         routes=[
             Route("/", page),
             Route("/metrics", figures),
+            Route("/openapi.json", described_all),
             Route("/v2/health/live", health),
             Route("/v2/health/ready", ready),
             Route("/healthz", health),
@@ -63,8 +69,8 @@ def app(service: Service) -> Starlette:
             post("/v1/classify", encoders.classify, "openai", "classification"),
             post("/v1/fill-mask", encoders.fill_mask, "openai", "fill_mask"),
             post("/v1/embeddings", encoders.embeddings, "openai", "embeddings"),
-            post("/v1/completions", openai.completions, "openai", "text_completion"),
-            post("/v1/chat/completions", openai.chat, "openai", "chat"),
+            post("/v1/completions", completions, "openai", "text_completion"),
+            post("/v1/chat/completions", chat, "openai", "chat"),
             post("/v1/tokenize", encoders.tokenize, "openai"),
         ],
         exception_handlers={HTTPException: _missing, Exception: _broken},

@@ -170,8 +170,6 @@ def tokens(service: Service, prompt: str | list[int], place: int) -> list[int]:
 
 def chat_prompt(service: Service, form: Chat) -> list[int]:
     """The chat as the template writes it."""
-    from jinja2 import TemplateError
-
     template = service.serving.spec.generation.chat_template
     if template is None and not service.tokenizer.chat_template:
         raise wrong(
@@ -187,7 +185,7 @@ def chat_prompt(service: Service, form: Chat) -> list[int]:
             tokenize=False,
             add_generation_prompt=True,
         )
-    except (TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the author of the template has not thought of
         raise wrong(f"The chat template does not take these messages: {error}", "messages") from error
     ids: list[int] = service.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return tokens(service, ids or text, 0)
@@ -229,7 +227,7 @@ def asks(
 def _bias(service: Service, given: dict[str, float]) -> dict[int, float]:
     found = {}
     for token, added in given.items():
-        if not token.isdecimal() or int(token) >= service.vocabulary:
+        if not token.isdecimal() or len(token) > 9 or int(token) >= service.vocabulary:
             raise wrong(f"logit_bias: {token!r} is no token of this model.", "logit_bias")
         found[int(token)] = added
     return found

@@ -268,6 +268,8 @@ async def _disconnected(receive: Receive) -> None:
 def _fault(error: Exception) -> Fault:
     if isinstance(error, Fault):
         return error
+    if isinstance(error, ValidationError):
+        return _malformed(error)
     if isinstance(error, Refusal):
         return wrong(f"{error.message} {error.remedy}".strip())
     return Fault(500, "The server has a fault of its own; its log says which.")

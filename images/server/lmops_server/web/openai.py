@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from lmops_server.faults import wrong
 from lmops_server.metrics import Usage
+from lmops_server.texts import QUICK
 from lmops_server.web.asking import Chat, Completion, Sampling, asks, chat_prompt, prompts
 from lmops_server.web.endpoint import Call, Stream
+from lmops_server.web.service import Service
 from lmops_server.writing import Ask, Finish, Piece, Scored
 from lmops_server.writing.writer import Writing
 
 Parts = dict[str, Any]
-FIRST_PIECES = ("role", "content")
+F = TypeVar("F", bound=Sampling)
+T = TypeVar("T")
 
 
 @dataclass
@@ -54,7 +58,7 @@ async def completions(call: Call) -> Parts | Stream:
     form = call.read(Completion)
     call.service.named(form.model)
     call.service.writing()
-    given = prompts(call.service, form)
+    given = await beside(call, prompts, form)
     job = _job(call, form, given, form.max_tokens, form.logprobs, "text_completion")
     echoed = [_decoded(call, ask.prompt) if form.echo else "" for ask in job.asks]
     if form.stream:
@@ -81,7 +85,8 @@ async def chat(call: Call) -> Parts | Stream:
         raise wrong("top_logprobs goes with logprobs: true.", "top_logprobs")
     new = form.max_completion_tokens if form.max_completion_tokens is not None else form.max_tokens
     scored = (form.top_logprobs or 0) if form.logprobs else None
-    job = _job(call, form, [chat_prompt(call.service, form)], new, scored, "chat")
+    prompt = await beside(call, chat_prompt, form)
+    job = _job(call, form, [prompt], new, scored, "chat")
     if form.stream:
         return Stream(_events(job, lambda place, piece, first: _chat_piece(job, place, piece, first)))
     texts = await _whole(job)
@@ -100,6 +105,13 @@ async def chat(call: Call) -> Parts | Stream:
 async def texts(call: Call, form: Sampling, given: list[list[int]], new: int | None, operation: str) -> list[Text]:
     """The texts alone, for the protocols of KServe."""
     return await _whole(_job(call, form, given, new, None, operation))
+
+
+async def beside(call: Call, read: Callable[[Service, F], T], form: F) -> T:
+    """Makes tokens of a request; of a long one beside the loop, so that others do not wait for it."""
+    if len(call.body) <= QUICK:
+        return read(call.service, form)
+    return await asyncio.to_thread(read, call.service, form)
 
 
 def _job(

@@ -108,7 +108,7 @@ def _parted(call: Call) -> tuple[Infer, bytes]:
     header = dict(call.scope["headers"]).get(HEADER)
     if header is None:
         return call.read(Infer), b""
-    length = int(header) if header.isdigit() else -1
+    length = int(header) if header.isdigit() and len(header) < 12 else -1
     if not 0 < length <= len(call.body):
         raise wrong("The header Inference-Header-Content-Length is not the length of the JSON in the body.")
     return call.read(Infer, call.body[:length]), call.body[length:]

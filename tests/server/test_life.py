@@ -1,0 +1,190 @@
+"""A server from its start to its end: what it will not load, how it refuses what is too much, and how it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+import served
+from lmops.api import LastWords, Serving
+from lmops_server.opened import Opened
+from lmops_trainer.failures import Refusal, failure_of
+from served import NAME, Server, Volumes, document
+
+
+@pytest.fixture
+def copied(volumes: Volumes, reviews: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the classifier at pvc://models/copy."""
+    monkeypatch.setenv("LMOPS_VOLUMES", str(tmp_path))
+    return shutil.copytree(volumes.root / reviews.removeprefix("pvc://"), tmp_path / "models" / "copy")
+
+
+def told(serving: Serving) -> str:
+    """What the owner of the service reads of a model that is not opened."""
+    with pytest.raises(Refusal) as refusal:
+        Opened.open(serving)
+    failed = failure_of(refusal.value)
+    return f"{failed.reason}: {failed.message} {failed.remedy}"
+
+
+def test_a_model_is_what_its_passport_and_its_service_say(copied: Path):
+    uri, digest = "pvc://models/copy", json.loads((copied / "lmops.json").read_text())["digest"]
+
+    opened = Opened.open(document(uri, digest))
+
+    assert (opened.digest, opened.task, opened.labels) == (digest, "SequenceClassification", ["negative", "positive"])
+    assert (opened.engine, opened.max_length, opened.window) == ("Transformers", 48, 512)
+    other = "sha256:" + "0" * 64
+    assert told(document(uri, other)) == (
+        f"DigestMismatch: {uri} holds the model {digest[:19]}, not sha256:000000000000 that is asked for. "
+        "Name the folder of that model, or pin the digest of this one."
+    )
+    assert told(document(uri, task="CausalLM")).startswith(
+        f"AnotherTask: {uri} is made for SequenceClassification, not"
+    )
+    assert told(document(uri, engine="ONNX")) == (
+        f"EngineUnfit: The engine ONNX does not serve safetensors, which {uri} is in. "
+        "Set engine to Auto or Transformers."
+    )
+
+
+def test_a_model_that_was_cut_short_is_not_loaded(copied: Path):
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+
+    assert told(document("pvc://models/copy")).startswith(
+        "ModelDamaged: pvc://models/copy is not what its passport says: model.safetensors differs or is missing. Copy"
+    )
+
+
+def test_a_folder_without_weights_or_with_pickles_alone_says_so(copied: Path):
+    (copied / "model.safetensors").unlink()
+    assert told(document("pvc://models/copy")).startswith("NoWeights: pvc://models/copy holds no safetensors weights. ")
+    torch.save({}, copied / "pytorch_model.bin")
+    assert told(document("pvc://models/copy")).startswith(
+        "PickledWeights: pvc://models/copy holds no safetensors weights, only pytorch_model.bin, which can run code"
+    )
+    shutil.rmtree(copied)
+    assert told(document("pvc://models/copy")).startswith("ModelMissing: pvc://models/copy is no model: there is no")
+
+
+def test_the_sentence_reaches_the_termination_message_and_the_process_ends(
+    volumes: Volumes, reviews: str, tmp_path: Path
+):
+    wrong = document(reviews, "sha256:" + "0" * 64)
+
+    server = served.start(volumes, wrong, tmp_path)
+
+    assert server.process.wait(60) == 1
+    words = LastWords.model_validate_json((tmp_path / "termination").read_text())
+    assert words.failure is not None
+    assert (words.failure.class_, words.failure.reason) == ("Model", "DigestMismatch")
+
+
+def test_what_is_too_much_is_refused_at_once_and_the_rest_is_answered(volumes: Volumes, gpt2: str, tmp_path: Path):
+    limits = {"queue": 4, "timeoutSeconds": 20}
+
+    async def flood(url: str) -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+            body = {"model": NAME, "prompt": "The police", "max_tokens": 60, "ignore_eos": True}
+            return list(await asyncio.gather(*(http.post("/v1/completions", json=body) for _ in range(24))))
+
+    with served.serving(volumes, document(gpt2, limits=limits), tmp_path) as server:
+        answers = asyncio.run(flood(server.url))
+        with server.client() as http:
+            after = http.get("/stats").json()
+
+    good = [answer for answer in answers if answer.status_code == 200]
+    full = [answer for answer in answers if answer.status_code == 429]
+    assert len(good) >= 4
+    assert len(good) + len(full) == 24
+    assert full
+    assert all(1 <= int(answer.headers["retry-after"]) <= 30 for answer in full)
+    assert full[0].json()["error"]["type"] == "rate_limit_error"
+    assert (after["working"], after["refused"], after["failed"]) == (0, len(full), 0)
+
+
+def test_who_goes_away_leaves_the_place_to_others(volumes: Volumes, gpt2: str, tmp_path: Path):
+    body = {"model": NAME, "prompt": "The police", "max_tokens": 300, "ignore_eos": True, "n": 4, "stream": True}
+    with served.serving(volumes, document(gpt2, limits={"queue": 4}), tmp_path) as server, server.client() as http:
+        with http.stream("POST", "/v1/completions", json=body) as streamed:
+            next(streamed.iter_lines())
+            assert http.get("/stats").json()["working"] == 4
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/v1/completions", json=body | {"stream": False}, timeout=0.02)
+        began = time.monotonic()
+        while http.get("/stats").json()["working"]:
+            assert time.monotonic() - began < 5
+        figures = http.get("/metrics").text
+
+    assert 'lmops_requests_total{route="/v1/completions",status="499"}' in figures
+
+
+def test_an_answer_that_takes_too_long_is_ended(volumes: Volumes, gpt2: str, tmp_path: Path):
+    body = {"model": NAME, "prompt": "The police", "max_tokens": 310, "ignore_eos": True, "n": 32}
+    slow = document(gpt2, limits={"timeoutSeconds": 1})
+    with served.serving(volumes, slow, tmp_path) as server, server.client() as http:
+        answer = http.post("/v1/completions", json=body)
+        streamed = http.post("/v1/completions", json=body | {"stream": True})
+
+    assert (answer.status_code, "limits.timeoutSeconds" in answer.json()["error"]["message"]) == (504, True)
+    lines = [line for line in streamed.text.splitlines() if line]
+    assert streamed.status_code == 200
+    assert "limits.timeoutSeconds" in json.loads(lines[-1].removeprefix("data: "))["error"]["message"]
+
+
+def test_keys_are_asked_for_where_the_service_has_some(volumes: Volumes, reviews: str, tmp_path: Path):
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    (keys / "first").write_text("sesame\n")
+    body = {"input": "a film"}
+    known = {"LMOPS_API_KEYS": str(keys)}
+    with served.serving(volumes, document(reviews), tmp_path, known) as server, server.client() as http:
+        statuses = [
+            http.post("/v1/classify", json=body, headers=headers).status_code
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer sesame"})
+        ]
+        health = http.get("/v2/health/ready").status_code
+
+    assert (statuses, health) == ([401, 401, 200], 200)
+
+
+def test_asked_to_end_it_is_no_longer_ready_and_answers_what_it_has(volumes: Volumes, gpt2: str, tmp_path: Path):
+    body = {"model": NAME, "prompt": "The police", "max_tokens": 300, "ignore_eos": True, "n": 8}
+    started = served.start(volumes, document(gpt2), tmp_path, {"LMOPS_DRAIN_SECONDS": "1"})
+    served.await_ready(started)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(httpx.post, f"{started.url}/v1/completions", json=body, timeout=60)
+        time.sleep(0.3)
+        started.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        during = httpx.get(f"{started.url}/v2/health/ready").status_code
+        late = httpx.post(f"{started.url}/v1/completions", json=body | {"max_tokens": 1, "n": 1}, timeout=60)
+        assert answer.result().json()["usage"]["completion_tokens"] == 8 * 300
+
+    assert (during, late.status_code, late.headers["connection"]) == (503, 200, "close")
+    assert started.process.wait(30) == 0
+
+
+def test_figures_have_the_names_of_opentelemetry(writer: Server):
+    with writer.client() as http:
+        body: dict[str, Any] = {"model": NAME, "prompt": "The police", "max_tokens": 5, "ignore_eos": True}
+        http.post("/v1/completions", json=body).raise_for_status()
+        figures = http.get("/metrics").text
+
+    labels = f'gen_ai_operation_name="text_completion",gen_ai_provider_name="lmops",gen_ai_request_model="{NAME}"'
+    for name in ("time_to_first_token", "time_per_output_token"):
+        assert f"gen_ai_server_{name}_seconds_count{{{labels}}}" in figures
+    assert f'gen_ai_server_request_duration_seconds_bucket{{error_type="",{labels},le="0.32"}}' in figures
+    assert f'gen_ai_client_token_usage_sum{{{labels},gen_ai_token_type="output"}}' in figures
+    assert 'lmops_requests_total{route="/v1/completions",status="200"}' in figures
