@@ -118,16 +118,22 @@ def test_who_goes_away_leaves_the_place_to_others(volumes: Volumes, gpt2: str, t
     body = {"model": NAME, "prompt": "The police", "max_tokens": 300, "ignore_eos": True, "n": 4, "stream": True}
     with served.serving(volumes, document(gpt2, limits={"queue": 4}), tmp_path) as server, server.client() as http:
         with http.stream("POST", "/v1/completions", json=body) as streamed:
-            next(streamed.iter_lines())
+            lines = streamed.iter_lines()  # held: dropped, it would hang up
+            next(lines)
             assert http.get("/stats").json()["working"] == 4
+        until_nothing_is_worked_on(http)
         with pytest.raises(httpx.ReadTimeout):
-            http.post("/v1/completions", json=body | {"stream": False}, timeout=0.02)
-        began = time.monotonic()
-        while http.get("/stats").json()["working"]:
-            assert time.monotonic() - began < 5
+            http.post("/v1/completions", json=body | {"stream": False}, timeout=0.05)
+        until_nothing_is_worked_on(http)
         figures = http.get("/metrics").text
 
     assert 'lmops_requests_total{route="/v1/completions",status="499"}' in figures
+
+
+def until_nothing_is_worked_on(http: httpx.Client) -> None:
+    end = time.monotonic() + 5
+    while http.get("/stats").json()["working"]:
+        assert time.monotonic() < end
 
 
 def test_an_answer_that_takes_too_long_is_ended(volumes: Volumes, gpt2: str, tmp_path: Path):
@@ -174,6 +180,21 @@ def test_asked_to_end_it_is_no_longer_ready_and_answers_what_it_has(volumes: Vol
 
     assert (during, late.status_code, late.headers["connection"]) == (503, 200, "close")
     assert started.process.wait(30) == 0
+
+
+def test_the_page_and_the_document_of_the_api_are_there(writer: Server):
+    with writer.client() as http:
+        page = http.get("/")
+        api = http.get("/openapi.json").json()
+        about = http.get("/passport").json()
+
+    assert page.headers["content-type"].startswith("text/html")
+    assert "https://" not in page.text  # it works where nothing else can be reached
+    assert "http://" not in page.text
+    assert {"/v1/completions", "/v2/models/{model}/infer", "/v1/models/{model}:predict"} <= set(api["paths"])
+    assert "temperature" in api["components"]["schemas"]["Completion"]["properties"]
+    assert about["passport"]["kind"] == "Passport"
+    assert (about["model"]["task"], about["generation"]["maxNewTokens"], about["window"]) == ("CausalLM", 24, 320)
 
 
 def test_figures_have_the_names_of_opentelemetry(writer: Server):
