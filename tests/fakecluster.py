@@ -23,6 +23,8 @@ class FakeCluster:
 
     def __init__(self, store: Store) -> None:
         self.store, self.faults = store, NONE
+        self.missing = set[str]()
+        """Kinds that are not installed."""
         self.requests = 0
         self.documents: dict[str, Manifest] = {}
         """What is there besides the store's objects, by its path."""
@@ -64,8 +66,8 @@ class FakeCluster:
         self._answer("delete", kind, lambda: self.store.delete((kind, namespace, name), uid, foreground=True))
 
     async def serves(self, kind: str) -> bool:
-        """Everything is installed here."""
-        return True
+        """Whether it is installed here."""
+        return kind not in self.missing
 
     def _answer(self, verb: str, kind: str, act: Callable[[], T], namespace: str = "") -> T:
         self.requests += 1
@@ -79,6 +81,8 @@ class FakeCluster:
                 raise UnreachableError("connection reset")
             case fault:
                 raise RefusedError(fault.status, fault.reason, "the server is not well", fault.retry_after)
+        if kind in self.missing:
+            raise RefusedError(404, "NotFound", "the server could not find the requested resource")
         if verb not in ("get", "list"):
             self.writes[verb] += 1
         try:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import timedelta
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from builders import NOON
 from lives import KEY
 from lmops.leader import Leader
 from lmops.metrics import Metrics
+from lmops.plan import Manifest
 from lmops.progress.secret import Certificates
 from lmops.progress.server import Server
 from lmops.service import Service, addressed
@@ -127,3 +130,59 @@ def test_a_dashboard_for_controller_runtime_finds_its_series_before_and_while_so
     }
     assert {name: tuple(moment[name] for moment in seen) for name in rows} == rows
     assert "process_resident_memory_bytes" in service.exposed().decode()
+
+
+def trouble(text: str) -> dict[str, tuple[str, ...]]:
+    """The resources with a series of their own, and what it says of each."""
+    families = text_string_to_metric_families(text)
+    found = (s.labels for family in families for s in family.samples if s.name == "lmops_resource_trouble")
+    return {labels["name"]: (labels["kind"], labels["phase"], labels["reason"]) for labels in found}
+
+
+def resource(
+    name: str, phase: str, minutes: int | None = None, reason: str = "", kind: str = "TrainingJob"
+) -> Manifest:
+    """A resource that ended so many minutes before noon, or has not."""
+    metadata = {"name": name, "namespace": "ml", "uid": name, "resourceVersion": "1"}
+    ended = {"completionTime": f"{NOON - timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}"} if minutes is not None else {}
+    failure = {"failure": {"reason": reason}} if reason else {}
+    return {"kind": kind, "metadata": metadata, "spec": {}, "status": {"phase": phase, **ended, **failure}}
+
+
+def test_a_scrape_tells_how_many_resources_stand_where_and_which_of_them_are_in_trouble():
+    service, _ = replica()
+    service.controller.now = lambda: NOON
+    for manifest in (
+        resource("new", "Failed", 59, "LossNotFinite"),
+        resource("old", "Failed", 61, "OOMKilled"),
+        resource("done", "Succeeded", 1),
+        resource("hangs", "Hung"),
+        resource("ill", "Degraded", reason="OOMKilled", kind="LanguageModelService"),
+    ):
+        service.controller.cache.take(manifest)
+
+    text = service.exposed().decode()
+    assert trouble(text) == {
+        "new": ("TrainingJob", "Failed", "LossNotFinite"),
+        "hangs": ("TrainingJob", "Hung", ""),
+        "ill": ("LanguageModelService", "Degraded", "OOMKilled"),
+    }
+    assert 'lmops_resources{kind="TrainingJob",namespace="ml",phase="Failed"} 2.0' in text
+
+    service.controller.cache.take({**resource("hangs", "Running"), "metadata": {
+        "name": "hangs", "namespace": "ml", "uid": "hangs", "resourceVersion": "2"
+    }})  # fmt: skip
+    assert "hangs" not in trouble(service.exposed().decode())
+
+
+def test_however_many_fail_at_once_a_scrape_stays_small():
+    service, _ = replica()
+    service.controller.now = lambda: NOON
+    for number in range(300):
+        service.controller.cache.take(resource(f"job-{number}", "Failed", number % 60, "ImagePullBackOff"))
+
+    text = service.exposed().decode()
+    assert len(trouble(text)) == 100
+    assert "job-0" in trouble(text)
+    assert "job-59" not in trouble(text)
+    assert 'phase="Failed"} 300.0' in text

@@ -20,6 +20,7 @@ from store import Store
 
 KEY = Key("LanguageModelService", "default", "reviews")
 CHILD = ("InferenceService", "default", "reviews")
+DASHBOARD = ("ConfigMap", "default", "reviews-dashboard")
 SOURCE = ("QuantizeJob", "default", "small")
 
 
@@ -226,3 +227,50 @@ def test_pods_that_only_carry_our_labels_are_nobodys():
     one.store.put_new({**pod, "metadata": metadata})
 
     assert one.run().status["replicas"]["ready"] == 1
+
+
+MONITORED = ("PodMonitor", "PrometheusRule")
+
+
+def monitored(one: Serving) -> tuple[str, ...]:
+    """Whether it says that it is watched, and why; and what watches it."""
+    told = next(c for c in one.status["conditions"] if c["type"] == "Monitored")
+    return told["status"], told["reason"], *sorted(kind for kind, _, _ in one.store.objects if kind in MONITORED)
+
+
+def test_monitors_are_written_once_their_kinds_are_installed():
+    one = Serving()
+    one.server.missing = set(MONITORED)
+
+    assert monitored(one.run()) == ("False", "NotInstalled")
+
+    woken: list[Key] = []
+    one.server.missing = set()
+    asyncio.run(one.controller.resync(changed=woken.append))
+    assert woken.count(KEY) == len(MONITORED)
+    assert monitored(one.run()) == ("True", "Monitored", *MONITORED)
+
+
+def test_a_monitor_that_somebody_edits_is_repaired():
+    one = Serving().run()
+    for name, part in ((("PrometheusRule", "default", "reviews-alerts"), "spec"), (DASHBOARD, "data")):
+        before = one.store.objects[name]
+        one.store.put({**before, part: {}})
+
+        assert one.run().store.objects[name][part] == before[part]
+
+
+def test_a_monitor_of_somebody_else_is_left_alone_and_told():
+    one = Serving()
+    foreign = {
+        "kind": "ConfigMap",
+        "metadata": {"name": "reviews-dashboard", "namespace": "default"},
+        "data": {"a": "b"},
+    }
+    one.store.put_new(foreign)
+
+    assert monitored(one.run())[:2] == ("False", "NameConflict")
+    assert one.status["phase"] == "Serving"
+    assert one.store.objects[DASHBOARD]["data"] == {"a": "b"}
+    one.store.remove(one.store.objects[DASHBOARD])
+    assert monitored(one.run())[:2] == ("True", "Monitored")
