@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -12,12 +13,18 @@ from typing import Any, NoReturn
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
+"""What the metrics of a family are called."""
+TEMPLATES = "usr/share/prometheus/alertmanager"
 PACKAGES = ("prometheus", "prometheus-alertmanager")
 
 
 def program(name: str) -> Path:
     """`promtool`, `prometheus`, `prometheus-alertmanager` or `amtool`."""
+    if name == "prometheus-alertmanager":
+        _give_templates()
     return _unpacked() / "usr" / "bin" / name
 
 
@@ -44,6 +51,28 @@ def series(metric: str, labels: dict[str, str], values: str) -> dict[str, str]:
     return {"series": f"{metric}{{{chosen}}}", "values": values}
 
 
+def metrics(expression: str) -> set[str]:
+    """The metrics that an expression asks for."""
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|\b(by|on|without|ignoring) *\([^)]*\)', "", expression)
+    return {name for name in re.findall(r"\b[a-zA-Z_:][\w:]*\b(?! *\()", bare) if name not in ("and", "or", "unless")}
+
+
+def labels(expression: str) -> set[str]:
+    """The labels by which an expression selects and groups."""
+    selected = re.findall(r"([a-zA-Z_]\w*) *(?:=~|!~|!=|=)(?!=) *\"", expression)
+    grouped = re.findall(r"\bby *\(([^)]*)\)", expression)
+    return {*selected, *(label.strip() for group in grouped for label in group.split(",") if label.strip())}
+
+
+def exposed(text: str) -> tuple[set[str], set[str]]:
+    """The metrics that an exporter has, also those of which nothing happened yet; and the labels that it gives them."""
+    names, given = set[str](), set[str]()
+    for family in text_string_to_metric_families(text):
+        names |= {family.name + suffix for suffix in SUFFIXES.get(family.type, ("",))}
+        given |= {label for sample in family.samples for label in sample.labels}
+    return names, given
+
+
 @functools.cache
 def _unpacked() -> Path:
     """Nothing is installed: the packages would start services of this machine."""
@@ -65,6 +94,16 @@ def _unpacked() -> Path:
         if not folder.exists():  # another run may have been faster
             target.rename(folder)
     return folder
+
+
+def _give_templates() -> None:
+    """Debian's Alertmanager reads its templates at a fixed place."""
+    place = Path("/", TEMPLATES)
+    if place.exists():
+        return
+    if os.geteuid() != 0:
+        _absent(f"Alertmanager wants its templates at {place}, where only root may put them")
+    shutil.copytree(_unpacked() / TEMPLATES, place)
 
 
 def _update() -> None:

@@ -10,6 +10,10 @@ import yaml
 
 import helm
 import prometheus
+from builders import NOON
+from lmops.cache import Standing
+from lmops.metrics import Metrics
+from lmops.plan import Key
 from schemas import check
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +130,18 @@ def test_no_alert_is_without_a_case_that_raises_it_and_one_that_does_not():
 
 def test_prometheus_loads_them(tmp_path: Path):
     prometheus.check(GROUPS, tmp_path)
+
+
+def test_no_metric_of_an_alert_is_unknown_to_the_operator():
+    metrics = Metrics()
+    metrics.readable.labels("ml").set(1)
+    metrics.leads.labels("lmops-operator").set(1)
+    metrics.stand([(Key("TrainingJob", "ml", "reviews"), Standing("Hung", "", ""))], NOON)
+    names, labels = prometheus.exposed(metrics.text().decode())
+
+    for rule in RULES.values():
+        assert prometheus.metrics(rule["expr"]) - {"1", "0"} <= names, rule["alert"]
+        assert prometheus.labels(rule["expr"]) <= labels, rule["alert"]
 
 
 def test_every_page_is_that_of_an_alert_and_every_alert_has_one():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 import prometheus
 from builders import SETTINGS
@@ -218,6 +219,13 @@ def test_every_alert_has_a_page_that_says_what_to_do():
             "## How to look",
             "## What to do",
         ]
+
+
+def test_no_page_is_left_of_an_alert_that_is_none():
+    chart = yaml.safe_load((ROOT / "charts/lmops/files/alerts.yaml").read_text())["groups"]
+    known = {rule["alert"] for group in (*groups(), *chart) for rule in group["rules"] if "alert" in rule}
+
+    assert {page.stem for page in (ROOT / "docs/runbooks").iterdir()} == known
 
 
 @pytest.mark.parametrize(

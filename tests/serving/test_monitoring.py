@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ from serving.builders import A, after, child, holds, job, pod, service, serving,
 
 NOTHING = frozenset[str]()
 OURS = {"labels": {"release": "prometheus"}, "dashboards": False}
-RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
 
 
 def there(of: LanguageModelService) -> list[Manifest]:
