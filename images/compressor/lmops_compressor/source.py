@@ -69,7 +69,7 @@ class Source:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Its tokenizer."""
-        return saved(self.folder)
+        return saved(self.folder, self.uri, self.trust_remote_code)
 
     @property
     def recipe(self) -> RecipeSpec | None:

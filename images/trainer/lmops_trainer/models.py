@@ -17,13 +17,14 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.utils import logging as transformers_log
 
 from lmops.api.model import Architecture, ModelSpec
-from lmops_trainer import heads, uris
+from lmops_trainer import files, heads, uris
 from lmops_trainer.data import configs
 from lmops_trainer.failures import Refusal, place
 from lmops_trainer.log import log
 from lmops_trainer.tasks import TASKS
 
-FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.py")
+FILES = ("*.json", "*.safetensors", "*.txt", *files.CONFIG, *files.TOKENIZER)
+"""Of a model of the hub, what is fetched."""
 REJECTIONS = (ValueError, TypeError, KeyError, AttributeError, AssertionError, ZeroDivisionError)
 """What layers raise for settings that make no model."""
 BODY = "FeatureExtraction"

@@ -17,19 +17,13 @@ from typing import Any
 from lmops.api.run import Run
 from lmops.api.status import ModelReport
 from lmops.api.trainingstatus import EvaluationReport
-from lmops_trainer import uris
+from lmops_trainer import files, uris
 from lmops_trainer.checkpoints import flush, flush_all
 from lmops_trainer.data.prepared import Prepared
 from lmops_trainer.failures import Refusal, disk_full, failure_of
 
 PASSPORT = "lmops.json"
-MODEL_FILES = (
-    "*.safetensors", "*.safetensors.index.json", "*.onnx", "*.onnx.data", "*.pte",
-    "config.json", "generation_config.json",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-    "encoder.json", "*.model", "*.spm", "*.bpe", "*.tiktoken", "chat_template.jinja",
-    "additional_chat_templates/*.jinja", "*.py",
-)  # fmt: skip
+MODEL_FILES = (*files.WEIGHTS, *files.CONFIG, *files.TOKENIZER)
 """What the digest covers: weights, configuration and tokenizer."""
 WEIGHTS = (".safetensors", ".onnx", ".pte")
 LIBRARIES = (
