@@ -13,9 +13,9 @@ import torch
 from lmops.api import Compression
 from lmops.api.compressionreport import CompressionReport
 from lmops.api.trainingstatus import EvaluationReport
-from lmops_compressor.compress import Compressed
 from lmops_compressor.measure import measured
 from lmops_compressor.source import Source
+from lmops_compressor.steps import Compressed
 from lmops_trainer.evaluate import evaluate
 from trained import SILENT, documents, trained
 from volumes import Volume

@@ -35,10 +35,10 @@ from lmops.api.compression import Step
 from lmops.api.compressionreport import Interval, Latency
 from lmops_compressor import bootstrap, rows, runners
 from lmops_compressor.comparison import Answers, Scored
-from lmops_compressor.compress import applied
 from lmops_compressor.measure import CONFIDENCE, latency, settings, started, workplace
 from lmops_compressor.rows import Rows
 from lmops_compressor.source import Source
+from lmops_compressor.steps import applied
 from lmops_trainer import models
 from lmops_trainer.log import quiet_libraries
 from lmops_trainer.scores import LOWER_IS_BETTER
@@ -128,7 +128,12 @@ class Bench:
             self._write(f"{tool}, by hand", lambda folder, tool=tool: TOOLS[tool](plain, folder, calibration))
         for name, how in self.case.ours.items():
             step = Step.model_validate({"quantize": how})
-            self._write(name, lambda folder, step=step: applied(self.run, self.source, [step], folder, lambda _: None))
+            self._write(
+                name,
+                lambda folder, step=step: applied(
+                    self.run, self.source, [step], lambda: calibration, folder, lambda _: None
+                ),
+            )
 
     def measured(self) -> tuple[Rows, dict[str, Measured]]:
         """The rows, and all on them. Memory is told before a process scores: scores take room of their own."""

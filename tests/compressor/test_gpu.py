@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 import subjects
 from lmops.api.compression import Quantize
 from lmops_compressor import methods
-from lmops_compressor.compress import applied
 from lmops_compressor.methods import Subject, fp8
 from lmops_compressor.methods.masks import matrix
+from lmops_compressor.rows import calibration
 from lmops_compressor.runners.torch import TorchRunner
 from lmops_compressor.source import Source
+from lmops_compressor.steps import applied
 from lmops_trainer import models
 from measuring import Models, halved, run
 
@@ -52,7 +54,7 @@ def test_pruning_on_a_gpu_makes_the_model_that_the_processor_makes(source: Sourc
     for device in ("cpu", "cuda"):
         subject = Subject(source, source.model())
         subject.model.to(device)
-        methods.pruner(how.method).prune(subject, how, rows, lambda share: None)
+        methods.pruner(how.method).prune(subject, how, lambda: rows, lambda share: None)
         assert {weight.device.type for weight in subject.model.parameters()} == {device}
         made.append(subject.model.cpu())
 
@@ -69,7 +71,7 @@ def test_an_fp8_folder_answers_on_a_gpu_as_on_the_processor(source: Source, tmp_
     rows = subjects.rows(source.folder.parents[1], source)
     source.tokenizer().save_pretrained(tmp_path)
     how = Quantize.model_validate({"method": "FP8"})
-    change = fp8.quantize(Subject(source, source.model()), how, rows, tmp_path, lambda share: None)
+    change = fp8.quantize(Subject(source, source.model()), how, lambda: rows, tmp_path, lambda share: None)
     _, batch = next(rows.batches())
     given = {name: values.numpy() for name, values in batch.items() if name != "labels"}
 
@@ -92,7 +94,8 @@ def test_pruning_with_recovery_then_fp8_is_done_where_each_belongs(published: Mo
     job = run(uri, steps=steps)
     source = Source.open(job)
 
-    made = applied(job, source, job.spec.steps or [], tmp_path / "made", lambda share: None)
+    draw = partial(calibration, job, source)
+    made = applied(job, source, job.spec.steps or [], draw, tmp_path / "made", lambda share: None)
 
     assert fp8.stored(made.folder) == made.changes[1].layers
     assert torch.cuda.memory_allocated() < 256e6  # what cuBLAS keeps for itself

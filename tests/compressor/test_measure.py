@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from compressed import unread
 from lmops.api import Compression
 from lmops.api.compression import Step
 from lmops_compressor import measure, runners
-from lmops_compressor.compress import applied, compress
+from lmops_compressor.compress import compress
 from lmops_compressor.measure import measured
 from lmops_compressor.methods import fp8
+from lmops_compressor.rows import calibration
 from lmops_compressor.source import Source
+from lmops_compressor.steps import applied
 from lmops_trainer.failures import Refusal
 from measuring import TASKS, Models, halved, run, shaken
 from trained import SILENT
@@ -152,7 +155,9 @@ def test_figures_that_are_not_what_they_seem_are_told_so(models: Models, tmp_pat
     for method in ("FP8", "WeightOnly"):
         job = run(uri, steps=[{"quantize": {"method": method, **({"groupSize": 16} if method != "FP8" else {})}}])
         source = Source.open(job)
-        made = applied(job, source, job.spec.steps or [], unread, tmp_path / method, lambda _: None)
+        made = applied(
+            job, source, job.spec.steps or [], partial(calibration, job, source), tmp_path / method, lambda _: None
+        )
         notes.append([note for note in measured(job, source, made, method, lambda _: None).notes if "FP8" in note])
 
     assert notes == [[fp8.NOTE], []]

@@ -20,6 +20,7 @@ from lmops_compressor.compress import compress
 from lmops_compressor.process import ModelProcess
 from lmops_compressor.search import searched, tried
 from lmops_compressor.source import Source
+from lmops_compressor.steps import Compressed, applied
 from lmops_compressor.trials import home
 from lmops_trainer.endings import Stop
 from lmops_trainer.failures import Refusal
@@ -78,7 +79,8 @@ def job(models: Models, uid: str, **settings: Any) -> Compression:
 def found(this: Compression, place: Path) -> tuple[str, SearchReport]:
     """One attempt."""
     place.mkdir(exist_ok=True)
-    steps, report = searched(this, Source.open(this), place, lambda _: None)
+    steps, made, report = searched(this, Source.open(this), place, lambda _: None)
+    assert (made.folder / "model.safetensors").is_file()
     return space_words(steps), report
 
 
@@ -200,7 +202,7 @@ class Posts(Progress):
 def test_a_run_only_comes_further_whatever_it_does(models: Models):
     uri, _ = models.of()
     recovered = {"prune": {"method": "Magnitude", "recovery": {"steps": 2}}}
-    for this in (job(models), run(uri, steps=[recovered, {"quantize": {"method": "FP8"}}])):
+    for this in (job(models, "further"), run(uri, steps=[recovered, {"quantize": {"method": "FP8"}}])):
         posts = Posts()
 
         compress(this, posts)
@@ -210,8 +212,19 @@ def test_a_run_only_comes_further_whatever_it_does(models: Models):
         assert len(posts.percents) > 6
 
 
-def test_the_winner_is_measured_on_the_test_rows_and_published_with_the_table(models: Models):
+def test_the_winner_is_measured_on_the_test_rows_and_published_with_the_table(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+):
+    made: list[str] = []
+
+    def counted(run: Compression, source: Source, steps: Any, *given: Any) -> Compressed:
+        made.append(space_words(steps))
+        return applied(run, source, steps, *given)
+
+    monkeypatch.setattr(trials, "applied", counted)
     result = compress(job(models, "winner"), SILENT)
+
+    assert made.count("FP8 8 bit") == 1  # what the search has made is what is published
 
     assert result.model
     assert result.report

@@ -16,6 +16,7 @@ from lmops.api.status import ModelReport
 from lmops_compressor import passport, rows
 from lmops_compressor.compress import compress
 from lmops_compressor.source import Source
+from lmops_compressor.steps import applied
 from lmops_trainer.failures import Refusal
 from lmops_trainer.publish import PASSPORT, fingerprint
 from lmops_trainer.uris import path
@@ -102,6 +103,50 @@ def test_a_method_that_looks_at_no_rows_needs_none(copied: str, models: Models):
     assert [change.step for change in result.report.changes] == ["Magnitude 50%"]
     with pytest.raises(Refusal, match="does not say where the rows lie"):
         compress(run(copied, evaluation=own, steps=[{"prune": {"method": "Wanda"}}]), SILENT)
+
+
+def test_another_job_that_makes_the_very_same_model_leaves_its_own_report_beside_it(copied: str):
+    strict = run(copied, accept={"minSizeRatio": 9}, output={"uri": "pvc://data/shared"})
+    loose = run(copied, accept={"minSizeRatio": 0.1}, output={"uri": "pvc://data/shared"})
+    loose = loose.model_copy(update={"run": loose.run.model_copy(update={"job": "loose", "uid": "q-2"})})
+
+    first, second = compress(strict, SILENT), compress(loose, SILENT)
+
+    assert first.model
+    assert first.report
+    assert second.report
+    assert second.model == first.model
+    home = path(first.model.uri)
+    assert json.loads((home / PASSPORT).read_text())["quantizeJob"]["name"] == "smaller"
+    verdicts = [json.loads((home / f"report{name}.json").read_text())["verdict"] for name in ("", "-loose")]
+    assert verdicts == [first.report.verdict, second.report.verdict] == ["NotPassed", "Passed"]
+    said = (
+        "The very same model was published before, by smaller: its passport and report are that job's, and the report "
+        "of this one is report-loose.html."
+    )
+    assert said in second.report.notes
+    assert "published before, by smaller" in (home / "report-loose.html").read_text()
+    assert said not in first.report.notes
+
+
+def test_what_a_tokenizer_and_a_model_of_their_own_are_made_of_comes_along(copied: str, tmp_path: Path):
+    own = ("modeling_own.py", "spiece.model", "words.spm", "encoder.json", "additional_chat_templates/tool.jinja")
+    for name in own:
+        (path(copied) / name).parent.mkdir(exist_ok=True)
+        (path(copied) / name).write_text("{}")
+    job = run(copied)
+
+    made = applied(
+        job,
+        Source.open(job),
+        job.spec.steps or [],
+        lambda: rows.scored(job, Source.open(job)),
+        tmp_path / "made",
+        lambda _: None,
+    )
+
+    assert [name for name in own if not (made.folder / name).is_file()] == []
+    assert {*own} <= fingerprint(made.folder).files.keys()
 
 
 def test_of_rows_that_are_sorted_by_class_each_class_has_its_share_of_those_that_are_scored(models: Models):

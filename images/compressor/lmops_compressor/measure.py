@@ -18,11 +18,11 @@ from lmops.api.compression import Step
 from lmops.api.compressionreport import CompressionReport, Latency, ModelFigures
 from lmops_compressor import bootstrap, runners
 from lmops_compressor.comparison import Answers, Scored, metric_of
-from lmops_compressor.compress import Compressed
 from lmops_compressor.methods import Tell
 from lmops_compressor.process import ModelProcess
 from lmops_compressor.rows import scored
 from lmops_compressor.source import Source
+from lmops_compressor.steps import Compressed
 from lmops_compressor.verdict import Figures, judged, sentence
 from lmops_trainer import models
 from lmops_trainer.endings import scratch

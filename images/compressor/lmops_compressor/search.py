@@ -10,19 +10,25 @@ from lmops.api import Compression
 from lmops.api.compression import Search, Step
 from lmops.api.compressionreport import SearchReport, Trial
 from lmops_compressor import space
-from lmops_compressor.methods import Tell
+from lmops_compressor.methods import Tell, part
 from lmops_compressor.source import Source
 from lmops_compressor.space import Point
+from lmops_compressor.steps import Compressed
 from lmops_compressor.trials import Trials, home
 from lmops_trainer.endings import replace
 from lmops_trainer.failures import Refusal
 from lmops_trainer.log import log
 
 TABLE = "table.json"
+TRIED = 0.8
+"""The share of the work that is done when the best is found, which may have to be made again."""
 
 
-def searched(run: Compression, source: Source, folder: Path, tell: Tell) -> tuple[list[Step], SearchReport]:
-    """The best steps within the limits, and what was tried. A Refusal with the nearest where none is within them.
+def searched(
+    run: Compression, source: Source, folder: Path, tell: Tell
+) -> tuple[list[Step], Compressed, SearchReport]:  # fmt: skip
+    """The best steps within the limits, the model they make, and what was tried. A Refusal with the nearest where none
+    is within them.
 
     What an earlier attempt has measured is not measured again. `folder` is for scratch.
     """
@@ -39,13 +45,15 @@ def searched(run: Compression, source: Source, folder: Path, tell: Tell) -> tupl
     places = folder / "search"
     places.mkdir()
     with Trials(run, source, places) as trials:
-        chosen = halved(space.drawn(found, search.trials, run.spec.calibration.seed), search, trials, tell)
-    judged = space.judged(trials.points, chosen, search)
-    replace(home(run) / TABLE, json.dumps([trial.manifest() for trial in judged]))
-    if chosen is None:
-        raise nothing_within(search, trials.points, trials.metric)
-    log.info("search: chosen of %d: %s", len(judged), chosen.method)
-    return list(chosen.steps), space.reported(judged, len(found))
+        drawn = space.drawn(found, search.trials, run.spec.calibration.seed)
+        chosen = halved(drawn, search, trials, part(tell, 0, TRIED))
+        judged = space.judged(trials.points, chosen, search)
+        replace(home(run) / TABLE, json.dumps([trial.manifest() for trial in judged]))
+        if chosen is None:
+            raise nothing_within(search, trials.points, trials.metric)
+        log.info("search: chosen of %d: %s", len(judged), chosen.method)
+        made = trials.made(chosen.steps, part(tell, TRIED, 1))
+    return list(chosen.steps), made, space.reported(judged, len(found))
 
 
 def tried(run: Compression) -> list[Trial]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -18,11 +19,12 @@ from lmops.api.compression import Step
 from lmops_compressor import rows, runners, space
 from lmops_compressor.bootstrap import gain
 from lmops_compressor.comparison import Answers, Scored, agreements, metric_of
-from lmops_compressor.compress import applied
 from lmops_compressor.measure import device_of, latency, nothing_to_tell, ratio, settings, started
+from lmops_compressor.methods import Tell
 from lmops_compressor.process import ModelProcess, Unmeasured
 from lmops_compressor.source import Source
 from lmops_compressor.space import Point
+from lmops_compressor.steps import Compressed, applied
 from lmops_trainer.endings import Stop, job_folder, replace
 from lmops_trainer.failures import failure_of
 from lmops_trainer.log import log
@@ -61,6 +63,7 @@ class Trials:
         self._device = device_of(step for place in search.steps for step in place.one_of)
         self._deadline = time.monotonic() + 60 * search.minutes if search.minutes else math.inf
         self._side: Side | None = None
+        self._made: dict[str, Compressed] = {}
 
     def __enter__(self) -> Trials:
         return self
@@ -90,9 +93,19 @@ class Trials:
         log.info("search: %s on %d rows: %s", found.method, count, found.failure or _spelled(found))
         return found
 
+    def made(self, steps: tuple[Step, ...], tell: Tell = lambda _: None) -> Compressed:
+        """The model of a combination; made anew where it was out, or measured by an earlier attempt."""
+        key = space.key(steps)
+        if key not in self._made:
+            unfinished, target = self.folder / "unfinished", self.folder / key
+            found = applied(self.run, self.source, steps, lambda: self.rows, unfinished, tell)
+            self._made[key] = dataclasses.replace(found, folder=unfinished.rename(target))
+        return self._made[key]
+
     def forget(self, steps: tuple[Step, ...]) -> None:
         """Frees the disk of a combination that is out."""
-        shutil.rmtree(self.folder / space.key(steps), ignore_errors=True)
+        if found := self._made.pop(space.key(steps), None):
+            shutil.rmtree(found.folder)
 
     def _measured(self, steps: tuple[Step, ...], count: int) -> Point:
         side = self._original(count)  # what fails here fails for all of them
@@ -112,11 +125,7 @@ class Trials:
             return Point(steps, count, failure=f"{failed.reason}: {failed.message}"[:500])
 
     def _compared(self, steps: tuple[Step, ...], side: Side) -> Point:
-        made = self.folder / space.key(steps)
-        if not made.is_dir():
-            unfinished = self.folder / "unfinished"
-            applied(self.run, self.source, list(steps), lambda: self.rows, unfinished, lambda _: None)
-            unfinished.rename(made)
+        made = self.made(steps).folder
         with started("compressed", made, self.run, self.source, side.told, self._setting, self._device) as process:
             before, after = latency([side.process, process], self._setting, QUICK)
             memory = process.ask("memory")["bytes"]

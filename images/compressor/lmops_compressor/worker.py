@@ -77,12 +77,11 @@ class Worker:
         return {"name": torch.cuda.get_device_name() if torch else None}
 
     def count(self) -> dict[str, Any]:
-        """The weights of a model of transformers, and those that are not zero; shared ones count once."""
-        weights = list(self.runner.model.parameters())  # type: ignore[attr-defined]
-        return {
-            "parameters": sum(weight.numel() for weight in weights),
-            "non_zero": sum(int(weight.count_nonzero()) for weight in weights),
-        }
+        """The weights of a model of transformers, and those that are not zero."""
+        from lmops_compressor.runners.torch import weights
+
+        parameters, non_zero = weights(self.runner.model)  # type: ignore[attr-defined]
+        return {"parameters": parameters, "non_zero": non_zero}
 
     def _filled(self, batch_size: int, length: int) -> dict[str, Array]:
         """A batch without padding, of tokens that the rows have."""

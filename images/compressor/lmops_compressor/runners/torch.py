@@ -11,6 +11,12 @@ from lmops_compressor.runners import Array
 from lmops_trainer import models
 
 
+def weights(model: torch.nn.Module) -> tuple[int, int]:
+    """How many there are, and those that are not zero; shared ones count once."""
+    found = list(model.parameters())
+    return sum(weight.numel() for weight in found), sum(int(weight.count_nonzero()) for weight in found)
+
+
 class TorchRunner:
     """A model of transformers."""
 
