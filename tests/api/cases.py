@@ -337,6 +337,16 @@ STEP_RULES: list[tuple[str, str, Fields, Fields]] = [
                 {"method": "MixedPrecision", "choices": [4, 16]},
                 {"method": "WeightOnly", "choices": [4, 8]},
             ),
+            (
+                "choices names the same bits twice",
+                {"method": "MixedPrecision", "choices": [4, 8, 16]},
+                {"method": "MixedPrecision", "choices": [4, 4, 8]},
+            ),
+            (
+                "bits is an average: raise it to the fewest of choices at least",
+                {"method": "MixedPrecision", "bits": 4.5},
+                {"method": "MixedPrecision", "bits": 3},
+            ),
         ]
     ),
 ]

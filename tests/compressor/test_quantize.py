@@ -268,6 +268,7 @@ def test_a_graph_that_the_runtime_cannot_run_is_told_by_the_method(tmp_path: Pat
         ({"method": "Static", "exclude": ["*.nothing"]}, "LayerUnknown", "no layer is called"),
         ({"method": "Dynamic", "exclude": ["*"]}, "NothingChanged", "should have changed"),
         ({"method": "MixedPrecision", "bits": 3}, "TooFewBits", "An average of 3 bits cannot be had"),
+        ({"method": "MixedPrecision", "choices": [8, 8, 8], "bits": 8}, "OneChoice", "choices names one number"),
     ],
 )
 def test_settings_that_no_model_can_meet_are_refused_in_a_sentence(

@@ -37,7 +37,7 @@ Sensitivity = Mapping[str, Mapping[int, float]]
 
 def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
     """Measures each layer on the rows, chooses bits within the average, and packs."""
-    chosen, size = sorted(how.choices or CHOICES), how.group_size or GROUP
+    chosen, size = sorted({*(how.choices or CHOICES)}), how.group_size or GROUP
     linear, rows = layers(subject.model, how.exclude), draw()
     _fits(chosen, how.weight_bits, linear, rows)
     sizes = {name: module.weight.numel() for name, module in linear.items()}  # type: ignore[operator]
@@ -86,7 +86,7 @@ def sensitivity(
 def allocated(found: Sensitivity, sizes: Mapping[str, int], choices: list[int], average: float) -> dict[str, int]:
     """The bits of each layer: all begin with the fewest, and more go where a bit takes most divergence away.
 
-    Greedy, which is the best there is but for the last layer that does not fit any more; ties go by name.
+    That is greedy: near the best there is, which would take a search over all layers; ties go by name.
     """
     bits = dict.fromkeys(sizes, choices[0])
     left = (average - choices[0]) * sum(sizes.values())
@@ -112,8 +112,8 @@ def _fits(choices: list[int], average: float, linear: Mapping[str, nn.Module], r
             f"An average of {average:g} bits cannot be had: the fewest of choices are {choices[0]}.",
             "Raise bits, or add fewer bits to choices.",
         )
-    if len(set(choices)) < 2:
-        raise Refusal("Settings", "OneChoice", "choices names the same bits twice.", "Name two of 4, 8 and 16.")
+    if len(choices) < 2:
+        raise Refusal("Settings", "OneChoice", "choices names one number of bits.", "Name two of 4, 8 and 16.")
     if not len(rows):
         raise Refusal("Data", "NoRows", "There are no rows to measure layers on.", "Name some in calibration.from.")
     if not linear:
