@@ -87,6 +87,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "compressed": {**original, "format": "onnx", "sizeBytes": 23_200_000},
         "sizeRatio": 3.92,
         "latencyRatio": 0.5,
+        "change": "f1 -0.003",
         "quality": {"value": -0.003, "low": -0.009, "high": 0.002},
         "agreement": {"value": 0.99, "low": 0.98, "high": 1.0},
         "confidence": 0.95,

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from lmops.api.compressionreport import Change, CompressionReport, Interval, Latency, ModelFigures, SearchReport, Trial
+from lmops.api.compressionreport import (
+    Change,
+    Check,
+    CompressionReport,
+    Interval,
+    Latency,
+    ModelFigures,
+    SearchReport,
+    Trial,
+)
 from lmops.api.status import ModelReport
 from lmops_compressor.report import page, plot
 from lmops_trainer.plots import Spot, scatter
@@ -85,6 +94,10 @@ def model(size: int, milliseconds: float, f1: float, **changes: Any) -> ModelFig
     )  # fmt: skip
 
 
+def check(sentence: str, kept: bool = True) -> Check:
+    return Check(limit="a limit", kept=kept, sentence=sentence)
+
+
 def report(**changes: Any) -> CompressionReport:
     """An int8 model beside its original; keywords replace parts of it."""
     return CompressionReport(
@@ -104,7 +117,7 @@ def report(**changes: Any) -> CompressionReport:
             "agreement": Interval(value=0.991, low=0.985, high=0.996),
             "confidence": 0.95,
             "verdict": "Passed",
-            "checks": ["ok: f1 is 0.003 worse, and maxQualityDrop is 0.01"],
+            "checks": [check("f1 is 0.003 worse, and maxQualityDrop is 0.01")],
             "notes": ["Energy was not measured: this machine has no RAPL counters."],
             "sentence": "3.92x smaller, 2.31x faster, f1 -0.003 (0.843 to 0.840) on 1,061 validation rows: passed",
             **changes,
@@ -173,7 +186,7 @@ def test_the_page_needs_no_other_file_and_its_ids_are_its_own():
 
 def test_what_failed_says_so_and_without_limits_there_is_no_verdict():
     broken = report(
-        verdict="NotPassed", checks=["not kept: memory is 0.62 of the original's, and maxMemoryRatio is 0.5"]
+        verdict="NotPassed", checks=[check("memory is 0.62 of the original's, and maxMemoryRatio is 0.5", kept=False)]
     )
 
     assert "✗ not kept: memory is 0.62" in Page(page(run("pvc://data/m"), MODEL, broken)).text
@@ -185,7 +198,7 @@ def test_texts_are_shown_as_texts():
     html = page(
         run("pvc://data/m"),
         MODEL,
-        report(method=evil, notes=[evil], changes=[Change(step=evil, layers=1, detail=evil)], checks=[f"ok: {evil}"]),
+        report(method=evil, notes=[evil], changes=[Change(step=evil, layers=1, detail=evil)], checks=[check(evil)]),
         SearchReport(combinations=1, tried=1),
         [Trial(method=evil, rows=8, size_ratio=2, latency_ratio=0.5, quality=0, outcome="Pareto")],
     )

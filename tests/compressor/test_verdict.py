@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lmops.api.compression import Accept, Limits
-from lmops.api.compressionreport import Interval
+from lmops.api.compressionreport import Check, Interval
 from lmops_compressor.verdict import Figures, checks, judged, sentence
 
 FIGURES = Figures(
@@ -17,6 +17,12 @@ FIGURES = Figures(
     quality=Interval(value=-0.003, low=-0.012, high=0.004),
     agreement=Interval(value=0.991, low=0.984, high=0.996),
 )
+
+
+def told(limits: Limits | None, figures: Figures, metric: str = "quality") -> tuple[str, list[str]]:
+    """The verdict, and each limit in a line."""
+    verdict, found = judged(limits, figures, metric)
+    return verdict, [f"{'ok' if check.kept else 'not kept'}: {check.sentence}" for check in found]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +48,7 @@ FIGURES = Figures(
     ],
 )
 def test_a_limit_is_a_sentence(limits: dict[str, float], said: str):
-    verdict, sentences = judged(Accept.model_validate(limits), FIGURES, "f1")
+    verdict, sentences = told(Accept.model_validate(limits), FIGURES, "f1")
 
     assert sentences == [said]
     assert verdict == ("Passed" if said.startswith("ok: ") else "NotPassed")
@@ -56,7 +62,7 @@ NAN = Interval(value=math.nan, low=math.nan, high=math.nan)
 
 @pytest.mark.parametrize("figures", [Figures(), Figures(math.nan, math.nan, math.nan, NAN, NAN)])
 def test_what_could_not_be_measured_keeps_no_limit(figures: Figures):
-    assert judged(EVERY, figures, "f1") == (
+    assert told(EVERY, figures, "f1") == (
         "NotPassed",
         [
             "not kept: f1 could not be measured, and maxQualityDrop is 1",
@@ -72,8 +78,8 @@ def test_a_bound_that_too_few_rows_leave_unknown_keeps_no_limit():
     few = Figures(quality=Interval(value=0.1), agreement=Interval(value=1))
     limits = {"max_quality_drop": 0.01, "min_agreement": 0.9}
 
-    assert judged(Accept.model_validate(limits), few, "f1")[0] == "Passed"
-    assert judged(Accept.model_validate(limits | {"confidence": 0.95}), few, "f1") == (
+    assert told(Accept.model_validate(limits), few, "f1")[0] == "Passed"
+    assert told(Accept.model_validate(limits | {"confidence": 0.95}), few, "f1") == (
         "NotPassed",
         [
             "not kept: too few rows were scored to be sure of f1, and maxQualityDrop is 0.01",
@@ -83,14 +89,14 @@ def test_a_bound_that_too_few_rows_leave_unknown_keeps_no_limit():
 
 
 def test_one_broken_limit_is_enough_to_fail_and_no_limit_at_all_passes():
-    assert judged(Limits(min_size_ratio=3, max_latency_ratio=0.1), FIGURES)[0] == "NotPassed"
-    assert judged(None, Figures()) == ("Passed", [])
+    assert told(Limits(min_size_ratio=3, max_latency_ratio=0.1), FIGURES)[0] == "NotPassed"
+    assert told(None, Figures()) == ("Passed", [])
 
 
 def test_what_got_better_has_not_dropped():
     better = Figures(quality=Interval(value=0.004, low=-0.001, high=0.01))
 
-    assert judged(Limits(max_quality_drop=0), better, "perplexity") == (
+    assert told(Limits(max_quality_drop=0), better, "perplexity") == (
         "Passed",
         ["ok: perplexity is 0.004 better as a share, and maxQualityDrop is 0"],
     )
@@ -123,8 +129,15 @@ def test_how_far_a_limit_is_missed_is_told_as_a_share_of_it():
 )
 def test_all_of_it_is_one_sentence(figures: Figures, metric: str, values: tuple[float, float], said: str):
     assert sentence(figures, metric, values, "1,061 test rows") == said
-    assert sentence(figures, metric, values, "1,061 test rows", "Passed", []) == f"{said}: passed"
-    broken = ["ok: this", "not kept: latency is 0.62 of the original's, and maxLatencyRatio is 0.5"]
+    assert sentence(figures, metric, values, "1,061 test rows", "Passed") == f"{said}: passed"
+    broken = [
+        Check(limit="minSizeRatio", kept=True, sentence="this"),
+        Check(
+            limit="maxLatencyRatio",
+            kept=False,
+            sentence="latency is 0.62 of the original's, and maxLatencyRatio is 0.5",
+        ),
+    ]
     assert sentence(figures, metric, values, "1,061 test rows", "NotPassed", broken) == (
         f"{said}: not passed: latency is 0.62 of the original's, and maxLatencyRatio is 0.5"
     )

@@ -172,25 +172,29 @@ def test_a_model_that_keeps_its_limits_has_passed():
         "method": "Dynamic 8 bit",
         "size": "3.92x",
         "speedup": "2.00x",
-        "quality": "-0.003 f1",
+        "quality": "f1 -0.003",
         "verdict": "Passed",
     }
     assert plan.status.model.uri == MODEL["uri"]
 
 
-def test_a_loss_too_small_to_be_seen_has_no_sign_of_one():
-    plan = ended(begun(), model=MODEL, report=report(quality={"value": -0.0003, "low": -0.009, "high": 0.002}))
+def test_a_language_model_that_is_worse_is_not_shown_as_if_its_perplexity_had_fallen():
+    worse = report(metric="perplexity", change="perplexity 1.20% worse", quality={"value": -0.012})
 
-    assert plan.status.display.quality == "+0.000 f1"
+    assert ended(begun(), model=MODEL, report=worse).status.display.quality == "perplexity 1.20% worse"
 
 
 def test_a_model_that_does_not_is_kept_and_the_job_has_failed():
-    checks = ["ok: size", "not kept: latency is 0.5 of the original's, and maxLatencyRatio is 0.4"]
+    said = "latency is 0.5 of the original's, and maxLatencyRatio is 0.4"
+    checks = [
+        {"limit": "minSizeRatio", "kept": True, "sentence": "size"},
+        {"limit": "maxLatencyRatio", "kept": False, "sentence": said},
+    ]
     plan = ended(begun(), model=MODEL, report=report(verdict="NotPassed", checks=checks))
 
     assert (plan.status.phase, plan.status.model.uri) == ("Failed", MODEL["uri"])
     assert (condition(plan, "Failed").reason, condition(plan, "Stalled").status) == ("NotPassed", "True")
-    assert (plan.status.failure.class_, plan.status.failure.evidence) == ("Verdict", checks[1:])
+    assert (plan.status.failure.class_, plan.status.failure.evidence) == ("Verdict", [said])
     assert (plan.status.display.verdict, plan.status.runs[0].state) == ("NotPassed", "Succeeded")
     assert plan.delete == ()
 

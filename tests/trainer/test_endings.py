@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 from lmops.api import Ending, Result
-from lmops.api.compressionreport import Change, CompressionReport, Interval, Latency, ModelFigures, SearchReport, Trial
+from lmops.api.compressionreport import (
+    Change,
+    Check,
+    CompressionReport,
+    Interval,
+    Latency,
+    ModelFigures,
+    SearchReport,
+    Trial,
+)
 from lmops.api.run import Stopped
 from lmops.api.status import ModelReport
 from lmops.api.trainingstatus import Best, ClassReport, EvaluationReport
@@ -88,7 +97,8 @@ def comparison(trials: int, model: ModelFigures, **changes: Any) -> Result:
         "original": model, "compressed": model, "size_ratio": 3.9217, "latency_ratio": 0.4333, "memory_ratio": 0.4032,
         "quality": Interval(value=-0.003, low=-0.011, high=0.004), "agreement": Interval(value=0.99, low=0.98, high=1),
         "confidence": 0.95, "verdict": "NotPassed",
-        "checks": ["ok: latency is 0.43 of the original's, and maxLatencyRatio is 0.5"] * 5,
+        "checks": [Check(limit="maxLatencyRatio", kept=True, sentence="latency is 0.43 of the original's, as it may")]
+        * 5,
         "notes": ["Energy was not measured: this machine has no RAPL counters below /sys/class/powercap."],
         "sentence": "3.92x smaller, 2.31x faster, f1 -0.003 (0.843 to 0.840) on 1,061 test rows: passed",
     }  # fmt: skip
@@ -114,7 +124,7 @@ def test_a_comparison_that_says_too_much_keeps_what_the_status_shows() -> None:
     model = side(latency=side().latency * 16, metrics={f"metric-{i}": 0.5 for i in range(9)} | {"f1": 0.843})
     result = comparison(
         12, model, method="m" * 900, sentence="3.92x smaller, " + "s" * 900,
-        checks=["not kept: " + "é" * 500] * 5, notes=["n" * 300] * 8,
+        checks=[Check(limit="minAgreement", kept=False, sentence="é" * 500)] * 5, notes=["n" * 300] * 8,
         changes=[Change(step="Wanda 50%", layers=36, detail="d" * 300)] * 8,
     )  # fmt: skip
 

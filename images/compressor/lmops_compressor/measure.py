@@ -23,7 +23,7 @@ from lmops_compressor.process import ModelProcess
 from lmops_compressor.rows import scored
 from lmops_compressor.source import Source
 from lmops_compressor.steps import Compressed
-from lmops_compressor.verdict import Figures, judged, sentence
+from lmops_compressor.verdict import Figures, change, judged, sentence
 from lmops_trainer import models
 from lmops_trainer.endings import scratch
 from lmops_trainer.failures import Refusal
@@ -240,6 +240,7 @@ def _reported(
         confidence=confidence,
         verdict=verdict,
         checks=checks,
+        change=change(metric, *values),
         notes=notes,
         sentence=sentence(figures, metric, values, f"{told.count:,} {told.rows.name} rows", verdict, checks),
     )

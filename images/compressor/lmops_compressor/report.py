@@ -12,6 +12,7 @@ from markupsafe import Markup
 from lmops.api import Compression
 from lmops.api.compressionreport import CompressionReport, Interval, SearchReport, Trial
 from lmops.api.status import ModelReport
+from lmops_compressor.verdict import times
 from lmops_trainer.plots import Spot, scatter, spelled
 from lmops_trainer.publish import versions
 from lmops_trainer.report import MEANINGS as FIGURES
@@ -53,7 +54,6 @@ def page(
             tried=points,
             takes=list(_takes(report)),
             says=list(_says(report)),
-            checks=[(check.startswith("ok: "), check.partition(": ")[2]) for check in report.checks],
             plot=Markup(plot(report, points)),
             spec=yaml.safe_dump(run.spec.manifest(), sort_keys=False, allow_unicode=True),
             versions=versions(),
@@ -76,13 +76,6 @@ def plot(report: CompressionReport, tried: Sequence[Trial] = ()) -> str:
     unit = "share" if report.metric in LOWER_IS_BETTER else "points"
     title = "Size, latency and quality"
     return scatter("plot", title, spots, "latency, as a share of the original's", f"gain in {report.metric}, {unit}")
-
-
-def times(ratio: float | None, less: str, more: str) -> str:
-    """`3.92x smaller`, `1.25x slower`."""
-    if not ratio:
-        return ""
-    return f"{ratio:.2f}x {less}" if ratio >= 1 else f"{1 / ratio:.2f}x {more}"
 
 
 def _takes(report: CompressionReport) -> Iterator[Line]:

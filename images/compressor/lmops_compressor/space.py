@@ -54,8 +54,7 @@ class Point:
 
     def missed(self, limits: Limits, metric: str) -> str:
         """The limits that it does not keep, in words."""
-        found = [check.sentence for check in checks(limits, self._figures(), metric) if not check.is_kept]
-        return "; ".join(sentence.removeprefix("not kept: ") for sentence in found)
+        return "; ".join(check.sentence for check in checks(limits, self._figures(), metric) if not check.is_kept)
 
     def aim(self, objective: str) -> float:
         """What the search makes small, as a share of the original's."""

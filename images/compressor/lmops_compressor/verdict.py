@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from lmops.api.compression import Accept, Limits
-from lmops.api.compressionreport import Interval
+from lmops.api.compressionreport import Check, Interval
 from lmops_trainer.scores import LOWER_IS_BETTER
 
 Verdict = Literal["Passed", "NotPassed"]
@@ -28,7 +28,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Check:
+class Judged:
     """One limit, and what became of it."""
 
     name: str
@@ -54,17 +54,22 @@ class Check:
 
     @property
     def sentence(self) -> str:
-        """`not kept: latency is 0.62 of the original's, and maxLatencyRatio is 0.5`."""
-        return f"{'ok' if self.is_kept else 'not kept'}: {self.words}, and {self.name} is {self.limit:g}"
+        """`latency is 0.62 of the original's, and maxLatencyRatio is 0.5`."""
+        return f"{self.words}, and {self.name} is {self.limit:g}"
+
+    @property
+    def told(self) -> Check:
+        """As the report has it."""
+        return Check(limit=self.name, kept=self.is_kept, sentence=self.sentence)
 
 
-def judged(limits: Limits | None, figures: Figures, metric: str = "quality") -> tuple[Verdict, list[str]]:
-    """The verdict, and each limit in a sentence. Without limits everything passes."""
+def judged(limits: Limits | None, figures: Figures, metric: str = "quality") -> tuple[Verdict, list[Check]]:
+    """The verdict, and what became of each limit. Without limits everything passes."""
     found = checks(limits, figures, metric)
-    return "Passed" if all(check.is_kept for check in found) else "NotPassed", [check.sentence for check in found]
+    return "Passed" if all(check.is_kept for check in found) else "NotPassed", [check.told for check in found]
 
 
-def checks(limits: Limits | None, figures: Figures, metric: str = "quality") -> list[Check]:
+def checks(limits: Limits | None, figures: Figures, metric: str = "quality") -> list[Judged]:
     """Each limit that is set. Where a confidence is set, quality and agreement count by their lower bounds."""
     return list(_checks(limits, figures, metric)) if limits else []
 
@@ -75,38 +80,55 @@ def sentence(
     values: tuple[float, float],
     rows: str,
     verdict: Verdict | None = None,
-    checks: list[str] | None = None,
+    checks: Sequence[Check] = (),
 ) -> str:
     """All of it: `3.92x smaller, 2.31x faster, f1 -0.003 (0.843 to 0.840) on 1,061 test rows: passed`."""
-    smaller = _times(figures.size_ratio, "smaller", "larger")
-    faster = _times(1 / figures.latency_ratio if figures.latency_ratio else None, "faster", "slower")
-    parts = [part for part in (smaller, faster, f"{_change(metric, *values)} on {rows}") if part]
-    broken = [check.partition(": ")[2] for check in checks or [] if not check.startswith("ok: ")]
+    smaller = times(figures.size_ratio, "smaller", "larger")
+    faster = times(1 / figures.latency_ratio if figures.latency_ratio else None, "faster", "slower")
+    digits = 3 if max(values) < 10 else 2 if max(values) < 1000 else 0
+    was, now = (f"{value:,.{digits}f}" for value in values)
+    parts = [part for part in (smaller, faster, f"{change(metric, *values)} ({was} to {now}) on {rows}") if part]
+    broken = [check.sentence for check in checks if not check.kept]
     end = {"Passed": ": passed", "NotPassed": f": not passed: {'; '.join(broken)}", None: ""}[verdict]
     return ", ".join(parts) + end
 
 
-def _checks(limits: Limits, figures: Figures, metric: str) -> Iterator[Check]:
+def change(metric: str, before: float, after: float) -> str:
+    """In points; or in percent where less is better, and in what direction."""
+    if metric not in LOWER_IS_BETTER:
+        return f"{metric} {after - before:+z.3f}"
+    share = (after - before) / max(before, 1e-12)
+    return f"{metric} {abs(share):.2%} {'worse' if share > 0 else 'better'}"
+
+
+def times(ratio: float | None, better: str, worse: str) -> str:
+    """`3.92x smaller`, `1.25x slower`; empty where there is no ratio."""
+    if not ratio or not math.isfinite(ratio):
+        return ""
+    return f"{ratio:.2f}x {better}" if ratio >= 1 else f"{1 / ratio:.2f}x {worse}"
+
+
+def _checks(limits: Limits, figures: Figures, metric: str) -> Iterator[Judged]:
     confidence = limits.confidence if isinstance(limits, Accept) else None
     if (most := limits.max_quality_drop) is not None:
         gain = _counted(figures.quality, confidence)
         words = _unknown(figures.quality, metric) if gain is None else _drop(gain, metric, confidence)
-        yield Check("maxQualityDrop", most, None if gain is None else -gain, words, False)
+        yield Judged("maxQualityDrop", most, None if gain is None else -gain, words, False)
     if (least := limits.min_size_ratio) is not None:
         words = _said(figures.size_ratio, least, "the files are {} times smaller", "the size could not be measured")
-        yield Check("minSizeRatio", least, figures.size_ratio, words, True)
+        yield Judged("minSizeRatio", least, figures.size_ratio, words, True)
     for name, value, limit in (
         ("latency", figures.latency_ratio, limits.max_latency_ratio),
         ("memory", figures.memory_ratio, limits.max_memory_ratio),
     ):
         if limit is not None:
             words = _said(value, limit, f"{name} is {{}} of the original's", f"{name} could not be measured")
-            yield Check(f"max{name.title()}Ratio", limit, value, words, False)
+            yield Judged(f"max{name.title()}Ratio", limit, value, words, False)
     if (least := limits.min_agreement) is not None:
         same = _counted(figures.agreement, confidence)
         unknown = _unknown(figures.agreement, "agreement")
         words = _said(same, least, "a share of {} of the predictions is the same", unknown)
-        yield Check("minAgreement", least, same, words + _sure(same, confidence), True)
+        yield Judged("minAgreement", least, same, words + _sure(same, confidence), True)
 
 
 def _counted(interval: Interval | None, confidence: float | None) -> float | None:
@@ -143,19 +165,3 @@ def _told_apart(value: float, limit: float) -> str:
 
 def _is_known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
-
-
-def _times(ratio: float | None, better: str, worse: str) -> str | None:
-    if not ratio or not math.isfinite(ratio):
-        return None
-    return f"{ratio:.2f}x {better}" if ratio >= 1 else f"{1 / ratio:.2f}x {worse}"
-
-
-def _change(metric: str, before: float, after: float) -> str:
-    """In points; or in percent where less is better, and in what direction."""
-    digits = 3 if max(before, after) < 10 else 2 if max(before, after) < 1000 else 0
-    values = f"({before:,.{digits}f} to {after:,.{digits}f})"
-    if metric not in LOWER_IS_BETTER:
-        return f"{metric} {after - before:+z.3f} {values}"
-    share = (after - before) / max(before, 1e-12)
-    return f"{metric} {abs(share):.2%} {'worse' if share > 0 else 'better'} {values}"

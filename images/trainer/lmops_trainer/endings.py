@@ -167,16 +167,22 @@ def _cut(place: str, names: tuple[str, ...], length: int) -> Any:
 
 
 def _first(place: str, names: tuple[str, ...], count: int, length: int = LIMIT) -> Any:
-    """Of these lists the first entries, and of those that are texts the beginning."""
+    """Of these lists the first entries, and of the texts in them the beginning."""
 
     def cut(document: dict[str, Any]) -> None:
         holder = _held(document, place)
         for name in names:
             if name in holder:
                 kept = holder[name][:count]
-                holder[name] = [entry[:length] if isinstance(entry, str) else entry for entry in kept]
+                holder[name] = [_begun(entry, length) for entry in kept]
 
     return cut
+
+
+def _begun(entry: Any, length: int) -> Any:
+    if isinstance(entry, dict):
+        return {name: _begun(value, length) for name, value in entry.items()}
+    return entry[:length] if isinstance(entry, str) else entry
 
 
 def _compared(model: str) -> Any:

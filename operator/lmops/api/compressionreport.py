@@ -71,6 +71,17 @@ class Change(Report):
     """Zeros, bits or neurons, counted in the result."""
 
 
+class Check(Report):
+    """One limit of `accept`, and what became of it."""
+
+    limit: Word
+    """Its name, as maxQualityDrop."""
+    kept: bool
+    """Whether the result keeps it."""
+    sentence: Line
+    """What was measured, and the limit."""
+
+
 class CompressionReport(Report):
     """Both models side by side, on the same rows and the same machine."""
 
@@ -96,6 +107,8 @@ class CompressionReport(Report):
     """The median latency as a share of the original's, in the first setting."""
     memory_ratio: float | None = None
     """The peak memory as a share of the original's."""
+    change: Line = ""
+    """What became of the metric, in words: `f1 -0.003`, or `perplexity 1.20% worse`."""
     quality: Interval
     """The metric of the compressed model less that of the original, on the same rows; positive is better for every metric. A share where less is better."""
     agreement: Interval
@@ -104,8 +117,8 @@ class CompressionReport(Report):
     """Of the intervals."""
     verdict: Literal["Passed", "NotPassed"]
     """Whether all limits of `accept` are kept."""
-    checks: Annotated[list[Line], Field(max_length=8)] = []
-    """Each limit, in a sentence."""
+    checks: Annotated[list[Check], Field(max_length=8)] = []
+    """Each limit, and what became of it."""
     notes: Annotated[list[Line], Field(max_length=8)] = []
     """What a reader of the figures should know, as why there is no energy."""
     sentence: Line

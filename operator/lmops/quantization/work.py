@@ -84,7 +84,7 @@ class Quantization(Work[QuantizeJob]):
             return failure("Code", "ReportMissing", "The run has left no report.")
         if report.verdict == "Passed":
             return Standing("Succeeded", "Passed", report.sentence)
-        broken = [check for check in report.checks if not check.startswith("ok")]
+        broken = [check.sentence for check in report.checks if not check.kept]
         return failure("Verdict", "NotPassed", report.sentence, evidence=broken)
 
 
@@ -106,6 +106,6 @@ def _figures(report: CompressionReport) -> dict[str, str]:
         "method": report.method,
         "size": f"{report.size_ratio:.2f}x",
         "speedup": faster,
-        "quality": f"{report.quality.value:+z.3f} {report.metric}",
+        "quality": report.change,
         "verdict": report.verdict,
     }

@@ -69,7 +69,7 @@ def _published(name: str, job: QuantizeJobStatus, volumes: Volumes) -> Iterator[
     if job.report:
         yield "verdict", job.report.sentence
         for check in job.report.checks:
-            yield "", check
+            yield "", f"{'ok' if check.kept else 'not kept'}: {check.sentence}"
         for note in job.report.notes:
             yield "note", note
     if job.search:

@@ -32,11 +32,12 @@ def report(verdict: str) -> dict[str, Any]:
         "compressed": {**small, "metrics": {"f1": 0.807}},
         "sizeRatio": 3.92,
         "latencyRatio": 0.5,
+        "change": f"f1 {float(os.environ.get('QUALITY', -0.003)):+z.3f}",
         "quality": {"value": float(os.environ.get("QUALITY", -0.003)), "low": -0.009, "high": 0.002},
         "agreement": {"value": 0.99, "low": 0.98, "high": 1.0},
         "confidence": 0.95,
         "verdict": verdict,
-        "checks": ["ok: 3.92x smaller" if passed else "not kept: 3.92x smaller, and minSizeRatio is 5"],
+        "checks": [{"limit": "minSizeRatio", "kept": passed, "sentence": "3.92x smaller, and minSizeRatio is 5"}],
         "sentence": f"3.92x smaller, 2.00x faster, f1 -0.003: {'passed' if passed else 'not passed'}",
     }
 
