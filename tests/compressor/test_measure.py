@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from compressed import unread
 from lmops.api import Compression
 from lmops.api.compression import Step
 from lmops_compressor import measure, runners
