@@ -68,10 +68,11 @@ def written(writer: Writer, asks: Sequence[Ask]) -> list[tuple[str, list[int], s
 def test_the_likeliest_tokens_are_those_of_transformers_for_prompts_of_any_length(
     opened: Opened, model: PreTrainedModel, tokenizer: Any, prompts: list[list[int]]
 ):
-    writer = Writer(d.decoder(opened, 1), tokenizer, [])
+    decoder = d.decoder(opened, 1)
 
-    found = written(writer, [ask(prompt) for prompt in prompts])
+    found = written(Writer(decoder, tokenizer, []), [ask(prompt) for prompt in prompts])
 
+    assert decoder.together  # in one pass, and not one by one
     for prompt, (_, tokens, finish) in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt])
         wanted = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, min_new_tokens=16, do_sample=False)  # type: ignore[operator]  # fmt: skip  # noqa: E501
