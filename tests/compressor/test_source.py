@@ -101,7 +101,7 @@ def test_a_method_that_looks_at_no_rows_needs_none(copied: str, models: Models):
 
     assert result.report
     assert [change.step for change in result.report.changes] == ["Magnitude 50%"]
-    with pytest.raises(Refusal, match="does not say where the rows lie"):
+    with pytest.raises(Refusal, match="lie somewhere that it does not say"):
         compress(run(copied, evaluation=own, steps=[{"prune": {"method": "Wanda"}}]), SILENT)
 
 
@@ -247,13 +247,13 @@ def test_a_folder_that_holds_no_model_is_told_so(models: Models):
             {"dataset": None},
             "Data",
             "RowsMissing",
-            "pvc://data/copied does not say where the rows lie that it was trained and tested on, or they are gone.",
+            "The rows that pvc://data/copied was trained and tested on lie somewhere that it does not say.",
         ),
         (
             {"dataset": {"uri": "pvc://data/gone"}},
             "Data",
             "RowsMissing",
-            "pvc://data/copied does not say where the rows lie that it was trained and tested on, or they are gone.",
+            "The rows that pvc://data/copied was trained and tested on lay in pvc://data/gone, and are not there.",
         ),
     ],
 )

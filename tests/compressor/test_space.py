@@ -32,6 +32,12 @@ def steps(number: int) -> tuple[Step, ...]:
     return (Step.model_validate(prune("Wanda", sparsity=round(0.01 * (number + 1), 2))),)
 
 
+def test_steps_that_differ_in_what_goes_without_saying_are_the_same_trial():
+    alike = {"oneOf": [prune("Wanda"), prune("Wanda", sparsity=0.5), prune("Wanda", sparsity=0.6)]}
+
+    assert len(space.combinations(search(alike))) == 2
+
+
 def point(
     number: int, rows: int = 128, size: float = 2, latency: float = 0.5, quality: float = 0.0, **more: Any
 ) -> Point:

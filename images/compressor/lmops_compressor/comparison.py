@@ -179,6 +179,3 @@ def _divergence(original: Array, compressed: Array) -> Array:
     """The Kullback-Leibler divergence of each row's classes."""
     one, other = np.clip(original, 1e-12, None), np.clip(compressed, 1e-12, None)
     return (one * np.log(one / other)).sum(axis=1)  # type: ignore[no-any-return]
-
-
-__all__ = ["DEFAULTS", "Answers", "Scored", "agreements", "metric_of"]

@@ -40,15 +40,15 @@ def export(model: PreTrainedModel, task: str, folder: Path) -> Path:
     """
     attention = model.config._attn_implementation
     linearize(model, views=True).set_attn_implementation("eager")
+    path = folder / FILE
     try:
         graph = _traced(model, _Decoder if task == "CausalLM" else _Encoder)
+        finish(graph)
+        ir.save(graph, path, external_data=DATA)
+        del graph
     finally:
         model.set_attn_implementation(attention)
-    finish(graph)
-    path = folder / FILE
-    ir.save(graph, path, external_data=DATA)
-    del graph
-    delinearize(model)
+        delinearize(model)
     return path
 
 

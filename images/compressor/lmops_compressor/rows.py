@@ -122,7 +122,7 @@ def sample(classes: Numbers, count: int, seed: int) -> Numbers:
 def _prepared(run: Compression, source: Source, section: str) -> Prepared:
     prepared = source.prepared(run)
     if prepared is None:
-        raise _missing(section, source)
+        raise _missing(section, run, source)
     return prepared
 
 
@@ -161,10 +161,12 @@ def _made(name: str, source: Source, table: Table, note: str = "") -> Rows:
     return Rows(name, source.task, tuple(found), collator, note)
 
 
-def _missing(section: str, source: Source) -> Refusal:
+def _missing(section: str, run: Compression, source: Source) -> Refusal:
+    uri = source.dataset(run)
+    where = f"lay in {uri}, and are not there" if uri else "lie somewhere that it does not say"
     return Refusal(
         "Data",
         "RowsMissing",
-        f"{source.uri} does not say where the rows lie that it was trained and tested on, or they are gone.",
+        f"The rows that {source.uri} was trained and tested on {where}.",
         f"Name rows of your own in {section}.from.",
     )

@@ -81,9 +81,13 @@ class Source:
         """The metric that its job was after."""
         return self.recipe.evaluation.metric if self.recipe else None
 
+    def dataset(self, run: Compression) -> str | None:
+        """Where the data lies that it was trained and tested on, as far as anybody says."""
+        return run.source.dataset or self.passport.get("dataset", {}).get("uri")
+
     def prepared(self, run: Compression) -> Prepared | None:
         """The data that it was trained and tested on, where that is still there."""
-        uri = run.source.dataset or self.passport.get("dataset", {}).get("uri")
+        uri = self.dataset(run)
         if not uri or uris.is_hub(uri):
             return None
         folder = uris.path(uri)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -125,8 +125,18 @@ def best(points: Iterable[Point], search: Search) -> Point | None:
 
 def key(steps: Sequence[Step], rows: int = 0) -> str:
     """What tells one trial from every other."""
-    text = json.dumps([[step.manifest() for step in steps], rows], sort_keys=True)
+    text = json.dumps([[_settled(step) for step in steps], rows], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _settled(step: Step) -> dict[str, Any]:
+    """The step with its defaults written out: `Wanda` and `Wanda` with a sparsity of 0.5 are the same."""
+    found: dict[str, Any] = step.manifest()
+    if step.prune and not step.prune.pattern:
+        found["prune"]["sparsity"] = step.prune.share
+    if step.quantize:
+        found["quantize"]["bits"] = step.quantize.weight_bits
+    return found
 
 
 def judged(points: Sequence[Point], chosen: Point | None, search: Search) -> list[Trial]:

@@ -210,4 +210,4 @@ class Search(Model):
     trials: Annotated[int, Field(ge=1, le=256)] = 16
     """How many combinations are begun; where there are more, they are drawn by the seed of the calibration."""
     minutes: Annotated[float, Field(gt=0)] | None = None
-    """How long it may go on to begin new measurements."""
+    """How long an attempt may go on to begin new measurements; after a restart it is counted anew."""

@@ -152,7 +152,7 @@ class SearchReport(Report):
     tried: int
     """How many were tried."""
     trials: Annotated[list[Trial], Field(max_length=32)] = []
-    """The Pareto table: the best of each round first."""
+    """The chosen one and those that no other beats first; then what is dominated, outside the limits, or has failed."""
 
 
 class QuantizeDisplay(Display):

@@ -10,7 +10,7 @@ REPORT = 8 * 1024
 """Bytes of a document that are kept free for what earlier stages will have made."""
 
 
-def fits(document: str) -> Failure | None:
+def fits(document: str, remedy: str = "Name folders or globs instead of single files.") -> Failure | None:
     """A runtime gets its document as one argument of its process."""
     size = len(document.encode()) + REPORT
     if size <= LIMIT:
@@ -19,5 +19,5 @@ def fits(document: str) -> Failure | None:
         "Settings",
         "SpecTooLarge",
         f"The spec is {size // 1024} KiB long, and a process can be told {LIMIT // 1024} KiB.",
-        remedy="Name folders or globs instead of single files.",
+        remedy=remedy,
     )

@@ -38,7 +38,8 @@ class Quantization(Work[QuantizeJob]):
 
     def refusal(self, observed: Observed) -> Failure | None:
         """What is wrong with the job before anything of it starts."""
-        return fits(document(self.job, ResolvedModel(uri=""), 0))
+        remedy = "Name layers by patterns in exclude instead of one by one, or search fewer steps."
+        return fits(document(self.job, ResolvedModel(uri=""), 0), remedy)
 
     def resolved(self, observed: Observed) -> Work[QuantizeJob] | Standing:
         """The work with its source written down, once that is there."""
