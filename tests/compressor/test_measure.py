@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from compressed import unread
 from lmops.api import Compression
 from lmops.api.compression import Step
 from lmops_compressor import measure, runners
 from lmops_compressor.compress import compress
 from lmops_compressor.measure import measured
 from lmops_compressor.methods import fp8
-from lmops_compressor.rows import calibration
 from lmops_compressor.source import Source
 from lmops_compressor.steps import applied
 from lmops_trainer.failures import Refusal
@@ -93,6 +92,8 @@ def test_a_worse_language_model_has_a_higher_perplexity_and_a_negative_quality(m
     assert report.verdict == "NotPassed"
     assert report.sentence.startswith("1.00x smaller, ")
     assert "% worse (" in report.sentence
+    assert report.change.startswith("perplexity ")
+    assert report.change.endswith("% worse")
     assert report.compressed.metrics["klDivergence"] == pytest.approx(divergence(job, source, small.folder), rel=1e-3)
 
 
@@ -154,9 +155,7 @@ def test_figures_that_are_not_what_they_seem_are_told_so(models: Models, tmp_pat
     for method in ("FP8", "WeightOnly"):
         job = run(uri, steps=[{"quantize": {"method": method, **({"groupSize": 16} if method != "FP8" else {})}}])
         source = Source.open(job)
-        made = applied(
-            job, source, job.spec.steps or [], partial(calibration, job, source), tmp_path / method, lambda _: None
-        )
+        made = applied(job, source, job.spec.steps or [], unread, tmp_path / method, lambda _: None)
         notes.append([note for note in measured(job, source, made, method, lambda _: None).notes if "FP8" in note])
 
     assert notes == [[fp8.NOTE], []]
