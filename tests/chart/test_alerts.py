@@ -61,6 +61,7 @@ CASES = {
         "TrainingJob ml/reviews has failed",
     ),
     "a failure has its own alert": Case("LmopsJobFailed", trouble("TrainingJob", "Failed", "LossNotFinite"), "1m"),
+    "a verdict has its own alert": Case("LmopsJobFailed", trouble("QuantizeJob", "Failed", "NotPassed"), "1m"),
     "a failure is an hour old": Case(
         "LmopsJobFailed", trouble("TrainingJob", "Failed", "OOMKilled", "1x3 stale"), "5m"
     ),
