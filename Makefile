@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make demo` trains and compresses a real model, `make test` passes the tests.
+# Two commands on a fresh machine: `make demo` trains, compresses and serves a real model, `make test` passes the tests.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -13,7 +13,10 @@ demo: .venv/laptop
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews
 	@$(BIN)/lmops local delete --ignore-not-found languagemodelservice/reviews quantizejob/reviews-int8 trainingjob/reviews
 	$(BIN)/lmops local apply -f examples/reviews -f examples/compress-reviews/dynamic.yaml --volume data=$(VOLUMES)/data --volume models=$(VOLUMES)/models
-	@echo '  (lmops is $(BIN)/lmops here)'
+	$(BIN)/lmops local apply -f examples/serve-reviews/service.yaml --detach
+	@$(BIN)/lmops local wait languagemodelservice/reviews | tee /dev/stderr | sed 's/.* //' > .venv/url
+	@if command -v curl > /dev/null; then set -x; curl -s "$$(cat .venv/url)/v1/classify" -d '{"input": "A slow start, and then I could not look away."}'; fi; echo
+	@echo '  (lmops is $(BIN)/lmops here; to stop the service: $(BIN)/lmops local delete languagemodelservice/reviews)'
 
 test: .venv/dev
 	@$(BIN)/python examples/fetch.py $(VOLUMES)

@@ -27,7 +27,7 @@ from lmops.serving.monitoring import configmap, prometheusrule
 from lmops_server.metrics import DURATION
 from served import Server, Volumes, free_port
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "alerting" / "alertmanager.yaml"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "alerting" / "alertmanager.yaml"
 SERVICE = LanguageModelService.model_validate(
     {
         "metadata": {"name": "reviews", "namespace": "default", "uid": "u-3"},

@@ -26,6 +26,7 @@ from lmops.local.kinds import KINDS
 from lmops.local.logs import print_logs
 from lmops.local.targets import chosen, is_here, named, one, refuse, trained
 from lmops.local.volumes import SCHEME, VolumeError, Volumes
+from lmops.local.waiting import awaited, good_end
 from lmops.parts import claims
 
 app = typer.Typer(no_args_is_help=True, help="Run the same YAML on this machine, without a cluster.")
@@ -97,6 +98,22 @@ def describe(target: Target, namespace: Namespace = "default") -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for part in tables.described(folder, folder.resource() or {}, Volumes(home), tables.now()):
         console.print(part)
+
+
+@app.command()
+def wait(
+    target: Target,
+    condition: Annotated[str, typer.Option("--for", help="The condition. Default: Complete; of a service Ready.")] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600,
+    namespace: Namespace = "default",
+) -> None:
+    """Wait until a condition of a resource holds, as `kubectl wait` does."""
+    folder = one(Home.found(), target, namespace)
+    wanted = condition.removeprefix("condition=") or good_end(folder.kind)
+    if why := awaited(folder, wanted, timeout):
+        refuse(why)
+    url = folder.status().get("url")
+    typer.echo(f"{folder} is {wanted} at {url}" if url else f"{folder} is {wanted}")
 
 
 @app.command()

@@ -1,0 +1,39 @@
+"""What it is to wait for a resource, as `kubectl wait` does: until a condition holds, or can no longer."""
+
+from __future__ import annotations
+
+import time
+
+from lmops.local.home import Folder
+from lmops.plan import Manifest
+
+LOOK = 0.2
+GOOD_ENDS = {"LanguageModelService": "Ready"}
+
+
+def good_end(kind: str) -> str:
+    """The condition that people wait for: a service is Ready, a job Complete."""
+    return GOOD_ENDS.get(kind, "Complete")
+
+
+def awaited(folder: Folder, condition: str, seconds: float) -> str:
+    """Empty once the condition holds; else a sentence that says why nobody waits for it any longer."""
+    end = time.monotonic() + seconds
+    while True:
+        status = folder.status()
+        if _truth(status, condition) == "True":
+            return ""
+        reason = (status.get("display") or {}).get("reason") or f"it is {status.get('phase', 'not begun')}"
+        if _truth(status, "Stalled") == "True":
+            return f"{folder} will not be {condition}: {reason}"
+        if not folder.alive:
+            return f"{folder} is not {condition}, and no engine is at work on it: {reason}"
+        if time.monotonic() >= end:
+            return f"{folder} is not {condition} after {seconds:g} s: {reason}"
+        time.sleep(LOOK)
+
+
+def _truth(status: Manifest, type_: str) -> str:
+    """The status of a condition."""
+    conditions = status.get("conditions") or ()
+    return next((str(found["status"]) for found in conditions if found["type"] == type_), "Unknown")
