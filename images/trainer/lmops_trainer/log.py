@@ -11,6 +11,8 @@ from lmops_trainer.endings import scratch
 
 log = logging.getLogger("lmops")
 LIBRARIES = ("transformers", "datasets", "accelerate", "py.warnings")
+TALK = "torch.utils._pytree"
+"""torch's logger of what torchao, where that is installed, should do otherwise: nobody who trains can."""
 
 
 def open_log(stage: str, file: Path | None = None) -> None:
@@ -25,6 +27,7 @@ def open_log(stage: str, file: Path | None = None) -> None:
     for handler in handlers:
         handler.setFormatter(line)
     logging.captureWarnings(True)
+    logging.getLogger(TALK).setLevel(logging.ERROR)
     _take("lmops", handlers, logging.INFO)
     for name in LIBRARIES:
         _take(name, handlers, logging.WARNING if rank == 0 else logging.ERROR)
