@@ -64,9 +64,7 @@ def quantized(volumes: Volumes, scratch: Path, classifier: str) -> str:
     source = Source(classifier, folder, "SequenceClassification", ["negative", "positive"], 48, {})
     target = _made(scratch / "quantized")
     how = Quantize.model_validate({"method": "Dynamic"})
-    methods.quantizer("Dynamic").quantize(
-        compressed.subject(source), how, compressed.reviews(source), target, lambda _: None
-    )
+    methods.quantizer("Dynamic").quantize(compressed.subject(source), how, compressed.unread, target, lambda _: None)
     _beside(source, target)
     return volumes.publish("reviews-int8", target, source.task, source.labels, maxLength=48, format="onnx")
 
