@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +17,15 @@ from cluster import node as nodes
 from cluster.client import Cluster
 
 FOREIGN = os.environ.get("LMOPS_TEST_KUBECONFIG", "")
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """A runtime that runs within a test takes the log for its own: its screen is gone when the test is over."""
+    logger = logging.getLogger("lmops")
+    before = (list(logger.handlers), logger.propagate, logger.level)
+    yield
+    logger.handlers, logger.propagate, logger.level = before
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
