@@ -92,7 +92,7 @@ CASES = {
     "two in a hundred fail for hours": Case(ERRORS, shares("0+98x500", "0+2x500"), "420m", {"warning": failing("2")}),
     "fewer fail than may": Case(ERRORS, shares("0+995x500", "0+5x500"), "420m", {}),
     "a fault that is over": Case(
-        ERRORS, shares("0+80x120 9600+100x60", "0+20x120 2400+0x60"), "165m", {"warning": failing("14.63")}
+        ERRORS, shares("0+80x120 9600+0x60", "0+20x120 2400+0x60"), "165m", {"warning": failing("20")}
     ),
     "requests that are wrong": Case(ERRORS, shares("0+50x90", "0+50x90", "400"), "70m", {}),
     "clients that do not wait": Case(ERRORS, shares("0+50x90", "0+50x90", "499"), "70m", {}),
