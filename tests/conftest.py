@@ -16,16 +16,18 @@ from cluster import kserve as kserves
 from cluster import node as nodes
 from cluster.client import Cluster
 
+LIBRARIES = ("transformers", "datasets", "accelerate", "py.warnings")
 FOREIGN = os.environ.get("LMOPS_TEST_KUBECONFIG", "")
 
 
 @pytest.fixture(autouse=True)
-def _log_as_it_was() -> Iterator[None]:
+def _log_of_nobody() -> Iterator[None]:
     """A runtime that runs within a test takes the log for its own: its screen is gone when the test is over."""
-    logger = logging.getLogger("lmops")
-    before = (list(logger.handlers), logger.propagate, logger.level)
+    for name in ("lmops", *LIBRARIES):
+        logging.getLogger(name).handlers.clear()
     yield
-    logger.handlers, logger.propagate, logger.level = before
+    for name in ("lmops", *LIBRARIES):
+        logging.getLogger(name).handlers.clear()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

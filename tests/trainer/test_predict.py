@@ -39,6 +39,7 @@ def answers(capsys: pytest.CaptureFixture[str], *words: str | Path) -> list[dict
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     """The one sentence it prints, and nothing else."""
+    capsys.readouterr()  # what was said before
     assert ran(*words) == 1
     told = capsys.readouterr()
     assert told.out == ""
