@@ -21,7 +21,7 @@ FIGURES = Figures(
 
 def told(limits: Limits | None, figures: Figures, metric: str = "quality") -> tuple[str, list[str]]:
     """The verdict, and each limit in a line."""
-    verdict, found = judged(limits, figures, metric)
+    verdict, found = judged([limits] if limits else [], figures, metric)
     return verdict, [f"{'ok' if check.kept else 'not kept'}: {check.sentence}" for check in found]
 
 
@@ -52,6 +52,17 @@ def test_a_limit_is_a_sentence(limits: dict[str, float], said: str):
 
     assert sentences == [said]
     assert verdict == ("Passed" if said.startswith("ok: ") else "NotPassed")
+
+
+def test_the_limits_of_a_search_and_those_of_the_job_hold_together():
+    search, accept = Limits(max_quality_drop=0.001), Accept(min_size_ratio=3.5)
+
+    verdict, found = judged([accept, search], FIGURES, "f1")
+
+    assert (verdict, [(check.limit, check.kept) for check in found]) == (
+        "NotPassed",
+        [("minSizeRatio", True), ("maxQualityDrop", False)],
+    )
 
 
 EVERY = Accept(

@@ -88,10 +88,13 @@ def test_a_model_that_does_not_keep_its_limits_fails_the_command(laptop: Any) ->
     code, out, _ = laptop.lmops("apply", "-f", "small.yaml", VERDICT="NotPassed")
 
     assert code == 1
-    assert out.splitlines()[-4:] == [
+    ended = out.splitlines().index("  failed    Verdict/NotPassed")
+    assert out.splitlines()[ended : ended + 4] == [
         "  failed    Verdict/NotPassed",
-        "  message   3.92x smaller, 2.00x faster, f1 -0.003: not passed",
+        "  message   3.92x smaller, 2.00x faster, f1 -0.003: not passed.",
         "  evidence  3.92x smaller, and minSizeRatio is 5",
-        "  remedy    Compress less, or loosen accept; status.report has the figures.",
+        "  remedy    Compress more, or loosen minSizeRatio; status.report has the figures.",
     ]
+    assert [line for line in out.splitlines()[:ended] if line.startswith("on disk") and line.endswith("3.92x smaller")]
+    assert [line for line in out.splitlines()[ended:] if line.startswith("  report ") and line.endswith("report.html")]
     assert laptop.resource("quantizejob/small")["status"]["model"]["uri"] == "pvc://models/small/111111111111"

@@ -138,9 +138,9 @@ def test_the_pod_mounts_the_model_its_data_and_its_output():
     assert claims == ["models", "work"]
 
 
-def begun() -> QuantizeJob:
+def begun(**spec: Any) -> QuantizeJob:
     """A job whose run goes on."""
-    return quantizejob(status=after(quantizejob(), source(**TRAINED)).status.manifest())
+    return quantizejob(**spec, status=after(quantizejob(**spec), source(**TRAINED)).status.manifest())
 
 
 def ended(job: QuantizeJob, **result: Any) -> Plan[Any]:
@@ -195,8 +195,29 @@ def test_a_model_that_does_not_is_kept_and_the_job_has_failed():
     assert (plan.status.phase, plan.status.model.uri) == ("Failed", MODEL["uri"])
     assert (condition(plan, "Failed").reason, condition(plan, "Stalled").status) == ("NotPassed", "True")
     assert (plan.status.failure.class_, plan.status.failure.evidence) == ("Verdict", [said])
+    assert plan.status.failure.remedy == "Compress more, or loosen maxLatencyRatio; status.report has the figures."
     assert (plan.status.display.verdict, plan.status.runs[0].state) == ("NotPassed", "Succeeded")
     assert plan.delete == ()
+
+
+@pytest.mark.parametrize(
+    ("broken", "accept", "remedy"),
+    [
+        (["maxQualityDrop"], {"maxQualityDrop": 0.01}, "Compress less, or loosen maxQualityDrop"),
+        (["maxQualityDrop"], {"maxQualityDrop": 0.01, "confidence": 0.95}, "Score more rows, or loosen maxQualityDrop"),
+        (
+            ["minSizeRatio", "minAgreement"],
+            {"minSizeRatio": 9, "minAgreement": 1},
+            "Take other steps, or loosen minAgreement, minSizeRatio",
+        ),
+    ],
+)
+def test_what_helps_is_told_by_the_limits_that_were_not_kept(broken: list[str], accept: dict[str, float], remedy: str):
+    checks = [{"limit": limit, "kept": False, "sentence": limit} for limit in broken]
+    job = begun(accept=accept)
+    plan = ended(job, model=MODEL, report=report(verdict="NotPassed", checks=checks, quality={"value": -0.1}))
+
+    assert plan.status.failure.remedy == f"{remedy}; status.report has the figures."
 
 
 def test_a_job_names_the_jobs_that_it_waits_for_until_it_has_found_one():

@@ -226,7 +226,8 @@ def _reported(
         quality=bootstrap.difference(metric, *said, values, source.labels, confidence),
         agreement=bootstrap.agreement(*said, confidence),
     )
-    verdict, checks = judged(accept, figures, metric)
+    search = run.spec.search  # its limits chose on other rows: they hold on these, or were a promise
+    verdict, checks = judged([some for some in (accept, search and search.limits) if some], figures, metric)
     return CompressionReport(
         method=method,
         changes=list(made.changes),

@@ -63,15 +63,15 @@ class Judged:
         return Check(limit=self.name, kept=self.is_kept, sentence=self.sentence)
 
 
-def judged(limits: Limits | None, figures: Figures, metric: str = "quality") -> tuple[Verdict, list[Check]]:
+def judged(limits: Sequence[Limits], figures: Figures, metric: str = "quality") -> tuple[Verdict, list[Check]]:
     """The verdict, and what became of each limit. Without limits everything passes."""
-    found = checks(limits, figures, metric)
+    found = [check for some in limits for check in checks(some, figures, metric)]
     return "Passed" if all(check.is_kept for check in found) else "NotPassed", [check.told for check in found]
 
 
-def checks(limits: Limits | None, figures: Figures, metric: str = "quality") -> list[Judged]:
+def checks(limits: Limits, figures: Figures, metric: str = "quality") -> list[Judged]:
     """Each limit that is set. Where a confidence is set, quality and agreement count by their lower bounds."""
-    return list(_checks(limits, figures, metric)) if limits else []
+    return list(_checks(limits, figures, metric))
 
 
 def sentence(

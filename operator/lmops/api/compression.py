@@ -204,7 +204,7 @@ class Search(Model):
     objective: Literal["Size", "Latency", "Memory"] = "Size"
     """What is made as small as the limits allow."""
     limits: Limits = Limits(max_quality_drop=0.01)
-    """What a combination must keep to be chosen."""
+    """What a combination must keep to be chosen, on the rows that choose, and its model to pass, on those that are scored."""
     steps: Annotated[list[Alternatives], Field(min_length=1, max_length=4)]
     """The places, in order, and what may stand at each."""
     trials: Annotated[int, Field(ge=1, le=256)] = 16

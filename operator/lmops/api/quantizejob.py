@@ -54,7 +54,7 @@ class QuantizeJobSpec(JobSpec):
     evaluation: Measurement = Measurement()
     """What both models are measured on."""
     accept: Accept | None = None
-    """The limits by which the result passes. Without them it always does."""
+    """The limits by which the result passes, besides those of a search. Without any it always does."""
 
 
 class QuantizeJob(Job):

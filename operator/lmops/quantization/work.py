@@ -17,6 +17,9 @@ from lmops.parts import Program, claims, limits, offline, progress_url, threads
 from lmops.plan import Observed, Ref
 from lmops.references import Waiting, jobs_of, resolved
 
+ANSWERS = frozenset({"maxQualityDrop", "minAgreement"})
+"""The limits on what a model answers; the others are on what it takes."""
+
 
 class Quantization(Work[QuantizeJob]):
     """A QuantizeJob at work."""
@@ -85,8 +88,11 @@ class Quantization(Work[QuantizeJob]):
             return failure("Code", "ReportMissing", "The run has left no report.")
         if report.verdict == "Passed":
             return Standing("Succeeded", "Passed", report.sentence)
-        broken = [check.sentence for check in report.checks if not check.kept]
-        return failure("Verdict", "NotPassed", report.sentence, evidence=broken)
+        broken = [check for check in report.checks if not check.kept]
+        sure = bool(self.job.spec.accept and self.job.spec.accept.confidence)
+        remedy = _remedy({check.limit for check in broken}, unsure=sure and report.quality.low is None)
+        said = [check.sentence for check in broken]
+        return failure("Verdict", "NotPassed", f"{report.sentence}.", evidence=said, remedy=remedy)
 
 
 def sources(job: QuantizeJob) -> tuple[Ref, ...]:
@@ -98,6 +104,18 @@ def document(job: QuantizeJob, model: ResolvedModel, attempt: int) -> str:
     """All that our runtime is told: the spec, which run it is, and the model."""
     run = RunId(job=job.metadata.name, uid=job.metadata.uid, stage="compress", attempt=attempt)
     return Compression(spec=job.spec, run=run, source=model).document()
+
+
+def _remedy(broken: set[str], unsure: bool) -> str:
+    """What helps against the limits that were not kept; where they pull in two directions, other steps do."""
+    worse, large = broken & ANSWERS, broken - ANSWERS
+    if worse and large:
+        way = "Take other steps"
+    elif worse:
+        way = "Score more rows" if unsure else "Compress less"
+    else:
+        way = "Compress more"
+    return f"{way}, or loosen {', '.join(sorted(broken))}; status.report has the figures."
 
 
 def _figures(report: CompressionReport) -> dict[str, str]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from lmops.api.compressionreport import CompressionReport, Interval, ModelFigures, QuantizeJobStatus
 from lmops.api.status import RunRecord
-from lmops.local.stories import Ending, JobStory, figure, size
+from lmops.local.stories import Ending, JobStory, failed, figure, size
 from lmops.local.volumes import Volumes
+from lmops.plan import Manifest
 
 
 class QuantizationStory(JobStory[QuantizeJobStatus]):
@@ -23,14 +24,26 @@ class QuantizationStory(JobStory[QuantizeJobStatus]):
         """The verdict."""
         return job.report.sentence if job.report else "done"
 
+    def ending(self, name: str, status: Manifest, volumes: Volumes) -> Ending:
+        """How it ended. One that has not passed shows its figures as well: it is they that are looked at then."""
+        job = self.form.model_validate(status)
+        if job.phase != "Failed" or not job.report:
+            return super().ending(name, status, volumes)
+        return _side_by_side(job.report, (*failed(job), *_noted(job.report), *_published(name, job, volumes)))
+
     def good_end(self, name: str, job: QuantizeJobStatus, volumes: Volumes) -> Ending:
         """Both models side by side."""
-        report = job.report
-        headings = ("", "original", "compressed", "") if report else ()
-        return Ending(headings, tuple(_table(report)) if report else (), tuple(_published(name, job, volumes)))
+        published = tuple(_published(name, job, volumes))
+        if not job.report:
+            return Ending((), (), published)
+        return _side_by_side(job.report, (*_judged(job.report), *_noted(job.report), *published))
 
 
 QUANTIZATION = QuantizationStory()
+
+
+def _side_by_side(report: CompressionReport, lines: tuple[tuple[str, str], ...]) -> Ending:
+    return Ending(("", "original", "compressed", ""), tuple(_table(report)), lines)
 
 
 def _table(report: CompressionReport) -> Iterator[tuple[str, ...]]:
@@ -65,13 +78,18 @@ def _interval(found: Interval, form: str) -> str:
     return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
 
 
+def _judged(report: CompressionReport) -> Iterator[tuple[str, str]]:
+    yield "verdict", report.sentence
+    for check in report.checks:
+        yield "", f"{'ok' if check.kept else 'not kept'}: {check.sentence}"
+
+
+def _noted(report: CompressionReport) -> Iterator[tuple[str, str]]:
+    for note in report.notes:
+        yield "note", note
+
+
 def _published(name: str, job: QuantizeJobStatus, volumes: Volumes) -> Iterator[tuple[str, str]]:
-    if job.report:
-        yield "verdict", job.report.sentence
-        for check in job.report.checks:
-            yield "", f"{'ok' if check.kept else 'not kept'}: {check.sentence}"
-        for note in job.report.notes:
-            yield "note", note
     if job.search:
         yield "search", f"{job.search.tried} of {job.search.combinations} combinations were tried"
         for trial in job.search.trials[:5]:
