@@ -21,6 +21,7 @@ from lmops_compressor.runners import format_of, opened, weights
 from lmops_compressor.runners.onnx import OnnxRunner
 from lmops_compressor.source import Source
 from lmops_trainer import models
+from lmops_trainer.endings import Stop
 from lmops_trainer.failures import Refusal
 from runs import TINY, tokenizer
 
@@ -84,6 +85,19 @@ def test_greedy_tokens_are_those_of_transformers_with_and_without_the_cache(gpt2
 
     assert runner.generate(prompt, 32).tolist() == want[:, 12:].tolist()
     assert runner.generate(prompt, 32, cached=False).tolist() == want[:, 12:].tolist()
+
+
+def test_who_is_told_to_stop_while_a_model_is_exported_stops(bert: Source, tmp_path: Path):
+    model = bert.model()
+
+    def told(*_: object) -> None:
+        raise Stop("SIGTERM")
+
+    next(iter(layers(model, []).values())).register_forward_hook(told)
+
+    with pytest.raises(Stop):
+        export(model, bert.task, tmp_path)
+    assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_a_masked_language_model_scores_as_in_torch_and_its_tied_table_is_stored_once(tmp_path: Path):

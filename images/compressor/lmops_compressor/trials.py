@@ -25,7 +25,7 @@ from lmops_compressor.process import ModelProcess, Unmeasured
 from lmops_compressor.source import Source
 from lmops_compressor.space import Point
 from lmops_compressor.steps import Compressed, applied
-from lmops_trainer.endings import Stop, job_folder, replace
+from lmops_trainer.endings import job_folder, replace
 from lmops_trainer.failures import failure_of
 from lmops_trainer.log import log
 
@@ -111,8 +111,6 @@ class Trials:
         side = self._original(count)  # what fails here fails for all of them
         try:
             return self._compared(steps, side)
-        except Stop:
-            raise
         except Exception as error:
             failed, is_ours = failure_of(error), isinstance(error, Unmeasured) and error.model == "original"
             if is_ours:

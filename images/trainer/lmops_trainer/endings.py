@@ -24,8 +24,12 @@ LIMIT = 4096
 """What a container's termination log holds, in bytes."""
 
 
-class Stop(Exception):  # noqa: N818
-    """The run was asked to stop; raised where nothing is left to save."""
+class Stop(BaseException):
+    """The run was asked to stop; raised where nothing is left to save.
+
+    It comes in the midst of libraries, as a KeyboardInterrupt does, and no more than that may they take it for a fault
+    of theirs: torch's exporters try another way after every Exception.
+    """
 
     def __init__(self, signal: str, step: int | None = None) -> None:
         super().__init__(f"stopped by {signal}")
