@@ -23,6 +23,7 @@ from lmops_compressor.source import Source
 from lmops_trainer import models
 from lmops_trainer.endings import Stop
 from lmops_trainer.failures import Refusal
+from lmops_trainer.heads import attentions
 from runs import TINY, tokenizer
 
 
@@ -85,6 +86,22 @@ def test_greedy_tokens_are_those_of_transformers_with_and_without_the_cache(gpt2
 
     assert runner.generate(prompt, 32).tolist() == want[:, 12:].tolist()
     assert runner.generate(prompt, 32, cached=False).tolist() == want[:, 12:].tolist()
+
+
+def test_a_language_model_whose_blocks_have_fewer_heads_writes_as_in_torch(gpt2: Source, tmp_path: Path):
+    model = gpt2.model()
+    left = [attention.heads - gone for attention, gone in zip(attentions(model), (1, 2), strict=True)]
+    for attention, heads in zip(attentions(model), left, strict=True):
+        attention.keep(range(heads))
+    model.config.lmops_pruned_heads = [1, 2]
+    prompt = np.asarray([example["input_ids"][:12] for example in compressed.news(gpt2, 2).examples])
+    want = model.generate(torch.from_numpy(prompt), max_new_tokens=16, min_new_tokens=16, do_sample=False)  # type: ignore[operator]
+
+    export(model, gpt2.task, tmp_path)
+
+    runner = OnnxRunner(tmp_path, 1)
+    assert [runner.empty(1)[f"past_key_values.{block}.key"].shape[1] for block in (0, 1)] == left
+    assert runner.generate(prompt, 16).tolist() == want[:, 12:].tolist()
 
 
 def test_who_is_told_to_stop_while_a_model_is_exported_stops(bert: Source, tmp_path: Path):

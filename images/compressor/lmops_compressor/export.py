@@ -23,6 +23,7 @@ from transformers import DynamicCache, PreTrainedModel
 from lmops_compressor.linearize import delinearize, linearize
 from lmops_trainer import models
 from lmops_trainer.failures import Refusal
+from lmops_trainer.heads import removed
 
 FILE, DATA = "model.onnx", "model.onnx.data"
 ROWS, LENGTH, PAST = 2, 3, 5
@@ -99,15 +100,15 @@ class _Decoder(nn.Module):
         config = model.config.get_text_config(decoder=True)
         self.layers = config.num_hidden_layers
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        self.shape = heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.heads = [heads - gone for gone in removed(config) or [0] * self.layers]
+        self.width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         parts = [f"{number}.{part}" for number in range(self.layers) for part in ("key", "value")]
         self.inputs = ["input_ids", "attention_mask", *(f"past_key_values.{part}" for part in parts)]
         self.outputs = ["logits", *(f"present.{part}" for part in parts)]
 
     def example(self) -> tuple[list[torch.Tensor], list[dict[int, str]]]:
         ids, mask = (torch.ones(ROWS, length, dtype=torch.int64) for length in (LENGTH, PAST + LENGTH))
-        heads, width = self.shape
-        past = [torch.zeros(ROWS, heads, PAST, width) for _ in range(2 * self.layers)]
+        past = [torch.zeros(ROWS, heads, PAST, self.width) for heads in self.heads for _ in ("key", "value")]
         names = [{0: "rows", 1: "length"}, {0: "rows", 1: "total"}, *({0: "rows", 2: "past"} for _ in past)]
         return [ids, mask, *past], names
 
@@ -151,13 +152,14 @@ def _traced(model: PreTrainedModel, kind: type[_Encoder] | type[_Decoder]) -> ir
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, AttributeError, ValueError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        cause = error.__cause__ or error  # the exporter's own words are advice for those who develop it
+        lines = [line for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
         raise Refusal(
             "Model",
             "NotExported",
             f"{type(model).__name__} cannot be turned into an ONNX graph: {lines[0][:300]}",
             "Take a method that is not one of ONNX Runtime, or a model like BERT or GPT-2.",
-            lines[-20:],
+            lines[:20],
         ) from error
     assert program is not None
     found: ir.Model = program.model
