@@ -347,6 +347,11 @@ STEP_RULES: list[tuple[str, str, Fields, Fields]] = [
                 {"method": "MixedPrecision", "bits": 4.5},
                 {"method": "MixedPrecision", "bits": 3},
             ),
+            (
+                "bits is an average: lower it to the most of choices, or add more bits to choices",
+                {"method": "MixedPrecision", "bits": 12, "choices": [4, 16]},
+                {"method": "MixedPrecision", "bits": 12},
+            ),
         ]
     ),
 ]

@@ -84,6 +84,11 @@ class Quantize(Model):
             ".exists(c, double(c) <= (has(self.bits) ? self.bits : 6.0))",
             "bits is an average: raise it to the fewest of choices at least",
         ),
+        (
+            "self.method != 'MixedPrecision' || (has(self.choices) ? self.choices : [4, 8])"
+            ".exists(c, double(c) >= (has(self.bits) ? self.bits : 6.0))",
+            "bits is an average: lower it to the most of choices, or add more bits to choices",
+        ),
     )
 
     method: QuantizeMethod

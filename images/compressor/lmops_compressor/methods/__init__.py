@@ -108,6 +108,19 @@ def layers(model: PreTrainedModel, exclude: list[str]) -> dict[str, nn.Module]:
     return {name: m for name, m in found.items() if not any(fnmatchcase(name, pattern) for pattern in exclude)}
 
 
+def quantizable(model: PreTrainedModel, how: Quantize) -> dict[str, nn.Module]:
+    """The layers that are stored in fewer bits; refused where `exclude` leaves none."""
+    found = layers(model, how.exclude)
+    if how.exclude and not found:
+        raise Refusal(
+            "Settings",
+            "NothingToQuantize",
+            f"{how.method} finds no layer to quantize: exclude names all of them ({', '.join(how.exclude)}).",
+            "Exclude fewer layers.",
+        )
+    return found
+
+
 def unchanged(step: str, expected: int, found: int) -> Refusal:
     """A method that did less than it was asked for: tools are quiet about that."""
     return Refusal(

@@ -10,13 +10,13 @@ from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
 from lmops_compressor import graph
 from lmops_compressor.int8 import Parts, counted, quantize_tables, quantized_weight
-from lmops_compressor.methods import Subject, Tell, layers
+from lmops_compressor.methods import Subject, Tell, quantizable
 from lmops_compressor.rows import Draw
 
 
 def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
     """Linear layers and embeddings become int8; no rows are looked at."""
-    names = list(layers(subject.model, how.exclude))
+    names = list(quantizable(subject.model, how))
     with graph.exported(subject, target) as path:
         tell(0.5)
         model = ir.load(path)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
-from lmops_compressor.methods import Subject, Tell, layers, unchanged
+from lmops_compressor.methods import Subject, Tell, quantizable, unchanged
 from lmops_compressor.rows import Draw
 from lmops_trainer.failures import Refusal
 
@@ -36,7 +36,7 @@ def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Te
     from compressed_tensors.quantization import apply_quantization_config
 
     step = f"{how.method} {how.weight_bits:g} bit"
-    chosen = layers(subject.model, how.exclude)
+    chosen = quantizable(subject.model, how)
     _is_linear(subject.model, chosen)
     apply_quantization_config(subject.model, _settings(subject.model, chosen))
     for module in chosen.values():

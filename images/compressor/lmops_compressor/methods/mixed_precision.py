@@ -18,7 +18,7 @@ from torch import nn
 from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
 from lmops_compressor import blocks, graph
-from lmops_compressor.methods import Subject, Tell, layers, unchanged
+from lmops_compressor.methods import Subject, Tell, quantizable, unchanged
 from lmops_compressor.methods.weight_only import GROUP
 from lmops_compressor.rows import Draw, Rows
 from lmops_trainer import models
@@ -38,7 +38,7 @@ Sensitivity = Mapping[str, Mapping[int, float]]
 def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
     """Measures each layer on the rows, chooses bits within the average, and packs."""
     chosen, size = sorted({*(how.choices or CHOICES)}), how.group_size or GROUP
-    linear, rows = layers(subject.model, how.exclude), draw()
+    linear, rows = quantizable(subject.model, how), draw()
     _fits(chosen, how.weight_bits, linear, rows)
     sizes = {name: module.weight.numel() for name, module in linear.items()}  # type: ignore[operator]
     found = sensitivity(subject, linear, [b for b in chosen if b < FULL], size, rows, lambda share: tell(0.6 * share))
@@ -111,6 +111,13 @@ def _fits(choices: list[int], average: float, linear: Mapping[str, nn.Module], r
             "TooFewBits",
             f"An average of {average:g} bits cannot be had: the fewest of choices are {choices[0]}.",
             "Raise bits, or add fewer bits to choices.",
+        )
+    if choices[-1] < average:
+        raise Refusal(
+            "Settings",
+            "TooManyBits",
+            f"An average of {average:g} bits cannot be had: the most of choices are {choices[-1]}.",
+            "Lower bits, or add more bits to choices.",
         )
     if len(choices) < 2:
         raise Refusal("Settings", "OneChoice", "choices names one number of bits.", "Name two of 4, 8 and 16.")

@@ -17,7 +17,7 @@ from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
 from lmops_compressor import program
 from lmops_compressor.linearize import linearize
-from lmops_compressor.methods import Subject, Tell, layers, unchanged
+from lmops_compressor.methods import Subject, Tell, quantizable, unchanged
 from lmops_compressor.rows import Draw, Rows
 from lmops_compressor.runners import Array
 from lmops_compressor.runners.executorch import INPUTS, ExecutorchRunner
@@ -35,7 +35,7 @@ APART = 0.3
 def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
     """Writes `model.pte`, and runs it; the model itself is changed too."""
     step = f"{how.method} {how.weight_bits:g} bit"
-    chosen, rows = _chosen(subject, how.exclude), draw()
+    chosen, rows = _chosen(subject, how), draw()
     linearize(subject.model)
     names = [name for name in INPUTS if name in models.inputs(subject.model)]
     traced = program.traced(subject.model, len(names), subject.source.max_length)
@@ -59,14 +59,14 @@ def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Te
     )
 
 
-def _chosen(subject: Subject, exclude: list[str]) -> set[str]:
+def _chosen(subject: Subject, how: Quantize) -> set[str]:
     """The layers that become int8: those of the encoder or decoder, and a language model's output.
 
     A classifier and a pooler are a hundredth of the weights and stay as they are.
     """
     head = subject.model.get_output_embeddings()  # type: ignore[no-untyped-call]
     heads = {name for name, module in subject.model.named_modules() if head is not None and module is head}
-    return set(layers(subject.model, exclude)) | heads
+    return set(quantizable(subject.model, how)) | heads
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
 from lmops_compressor import graph
 from lmops_compressor.int8 import counted, quantize_tables, quantized_weight
-from lmops_compressor.methods import Subject, Tell, layers
+from lmops_compressor.methods import Subject, Tell, quantizable
 from lmops_compressor.rows import Draw, Rows
 from lmops_compressor.runners.onnx import OnnxRunner
 from lmops_trainer.failures import Refusal
@@ -23,7 +23,7 @@ REDUCED = ("ReduceMin", "ReduceMax")
 
 def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
     """Linear layers and embeddings become int8, in the standard's own nodes, which any runtime reads."""
-    names, rows = list(layers(subject.model, how.exclude)), draw()
+    names, rows = list(quantizable(subject.model, how)), draw()
     if not len(rows):
         raise Refusal(
             "Data",

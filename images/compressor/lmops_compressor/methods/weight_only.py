@@ -9,7 +9,7 @@ import onnx_ir as ir
 from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
 from lmops_compressor import blocks, graph
-from lmops_compressor.methods import Subject, Tell, layers, unchanged
+from lmops_compressor.methods import Subject, Tell, quantizable, unchanged
 from lmops_compressor.rows import Draw
 
 GROUP = 32
@@ -18,7 +18,7 @@ GROUP = 32
 
 def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
     """Packs linear layers and embeddings; no rows are looked at."""
-    names, bits, size = list(layers(subject.model, how.exclude)), round(how.weight_bits), how.group_size or GROUP
+    names, bits, size = list(quantizable(subject.model, how)), round(how.weight_bits), how.group_size or GROUP
     with graph.exported(subject, target) as path:
         tell(0.5)
         model = ir.load(path)
