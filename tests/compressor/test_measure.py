@@ -97,6 +97,15 @@ def test_a_worse_language_model_has_a_higher_perplexity_and_a_negative_quality(m
     assert report.compressed.metrics["klDivergence"] == pytest.approx(divergence(job, source, small.folder), rel=1e-3)
 
 
+def test_the_limits_of_a_search_hold_for_its_model_on_the_rows_that_are_scored(models: Models):
+    uri, _ = models.of()
+    search = {"steps": [{"oneOf": [{"prune": {"method": "Magnitude"}}]}], "limits": {"minSizeRatio": 9}}
+
+    report = models.measured(uri, halved, search=search)
+
+    assert (report.verdict, [check.limit for check in report.checks]) == ("NotPassed", ["minSizeRatio"])
+
+
 def test_a_text_of_few_windows_makes_nobody_sure(models: Models):
     uri, _ = models.of("CausalLM")
     accept, length = {"maxQualityDrop": 5, "confidence": 0.95}, Source.open(run(uri)).max_length
