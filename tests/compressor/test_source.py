@@ -105,6 +105,32 @@ def test_a_method_that_looks_at_no_rows_needs_none(copied: str, models: Models):
         compress(run(copied, evaluation=own, steps=[{"prune": {"method": "Wanda"}}]), SILENT)
 
 
+def test_a_model_that_is_not_what_its_passport_says_is_not_compressed(copied: str):
+    weights = path(copied) / "model.safetensors"
+    spoilt = bytearray(weights.read_bytes())
+    spoilt[-8:] = b"\xff\x7e" * 4
+    weights.write_bytes(spoilt)
+
+    assert refused(copied) == (
+        "Model",
+        "ModelDamaged",
+        "pvc://data/copied is not what its passport says: model.safetensors differs or is missing.",
+    )
+
+
+def test_nothing_is_published_into_the_folder_of_the_source(copied: str):
+    assert refused(copied, output={"uri": f"{copied}/small"})[1] == "OutputInSource"
+
+
+def test_rows_on_a_volume_that_is_not_mounted_are_told_so(copied: str):
+    edited(copied, dataset={"uri": "pvc://elsewhere/data"})
+
+    assert refused(copied)[2] == (
+        "The rows that pvc://data/copied was trained and tested on lie in pvc://elsewhere/data, and this job does not "
+        "mount the volume elsewhere."
+    )
+
+
 def test_another_job_that_makes_the_very_same_model_leaves_its_own_report_beside_it(copied: str):
     strict = run(copied, accept={"minSizeRatio": 9}, output={"uri": "pvc://data/shared"})
     loose = run(copied, accept={"minSizeRatio": 0.1}, output={"uri": "pvc://data/shared"})
@@ -130,6 +156,7 @@ def test_another_job_that_makes_the_very_same_model_leaves_its_own_report_beside
 
 
 def test_what_a_tokenizer_and_a_model_of_their_own_are_made_of_comes_along(copied: str, tmp_path: Path):
+    edited(copied, digest=None)  # of somebody else's making: nothing says what it should hold
     own = ("modeling_own.py", "spiece.model", "words.spm", "encoder.json", "additional_chat_templates/tool.jinja")
     for name in own:
         (path(copied) / name).parent.mkdir(exist_ok=True)

@@ -17,6 +17,7 @@ from lmops.api import dataset as declared
 from lmops.api.dataset import Dataset, TrainRows
 from lmops.api.trainingjob import TrainingSettings
 from lmops_compressor.source import Source
+from lmops_trainer import uris
 from lmops_trainer.data.clean import normalised
 from lmops_trainer.data.examples import examples
 from lmops_trainer.data.prepared import Prepared
@@ -162,11 +163,12 @@ def _made(name: str, source: Source, table: Table, note: str = "") -> Rows:
 
 
 def _missing(section: str, run: Compression, source: Source) -> Refusal:
-    uri = source.dataset(run)
-    where = f"lay in {uri}, and are not there" if uri else "lie somewhere that it does not say"
-    return Refusal(
-        "Data",
-        "RowsMissing",
-        f"The rows that {source.uri} was trained and tested on {where}.",
-        f"Name rows of your own in {section}.from.",
-    )
+    uri, own = source.dataset(run), f"ame rows of your own in {section}.from."
+    where, remedy = "lie somewhere that it does not say", f"N{own}"
+    if uri:
+        where = f"lay in {uri}, and are not there"
+    if uri and not uris.is_hub(uri) and not uris.is_mounted(uri):
+        claim = uris.claim(uri)
+        where = f"lie in {uri}, and this job does not mount the volume {claim}"
+        remedy = f"Set workspace.uri to a folder of it, as pvc://{claim}, or n{own}"
+    return Refusal("Data", "RowsMissing", f"The rows that {source.uri} was trained and tested on {where}.", remedy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from lmops.api import Compression
 from lmops.api.trainingjob import RecipeSpec
-from lmops_trainer import models, uris
+from lmops_trainer import models, passports, uris
 from lmops_trainer.answers import guessed
 from lmops_trainer.data.prepared import MARKER, Prepared
 from lmops_trainer.data.tokenizers import saved
 from lmops_trainer.failures import Refusal
-from lmops_trainer.publish import PASSPORT
 
 TASKS = ("SequenceClassification", "CausalLM", "MaskedLM")
 WINDOW = 512
@@ -44,7 +42,8 @@ class Source:
         folder = uris.folder(uri, models.FILES)
         if not (folder / "config.json").is_file():
             raise _no_model(uri, folder)
-        passport = json.loads((folder / PASSPORT).read_text("utf-8")) if (folder / PASSPORT).is_file() else {}
+        _apart(run.spec.output.uri, uri, folder)
+        passport = passports.passport(folder, uri)
         if passport.get("format", "safetensors") != "safetensors":
             raise _quantized(uri, passport["format"])
         task = spec.task or passport.get("task") or guessed(folder)
@@ -58,6 +57,8 @@ class Source:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
         if stored := getattr(config, "quantization_config", None):  # FP8, or what another tool has made
             raise _quantized(uri, str(stored.get("quant_method", "quantized")))
+        models.is_model(folder, uri)
+        passports.verified(folder, uri, passport, run.source.digest)
         classes = (config.id2label or {}) if task == "SequenceClassification" else {}
         names = [name for _, name in sorted((int(i), name) for i, name in classes.items())]
         longest = passport.get("maxLength") or min(models.window(config) or WINDOW, WINDOW)
@@ -92,6 +93,17 @@ class Source:
             return None
         folder = uris.path(uri)
         return Prepared.open(folder) if (folder / MARKER).is_file() else None
+
+
+def _apart(output: str, uri: str, folder: Path) -> None:
+    """Refuses to publish into the folder of the model that is only ever read."""
+    if uris.path(output).resolve().is_relative_to(folder.resolve()):
+        raise Refusal(
+            "Settings",
+            "OutputInSource",
+            f"output.uri {output} lies in the folder of the model that is compressed, {uri}.",
+            "Name a folder beside it.",
+        )
 
 
 def _quantized(uri: str, form: str) -> Refusal:

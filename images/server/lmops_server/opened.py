@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ from lmops.api.engines import engines, paired
 from lmops.api.languagemodelservice import Engine, ServedTask
 from lmops.api.trainingjob import RecipeSpec
 from lmops_compressor.runners import GLOBS
-from lmops_trainer import models, uris
+from lmops_trainer import models, passports, uris
 from lmops_trainer.answers import ENDINGS
 from lmops_trainer.data.configs import no_model
 from lmops_trainer.data.tokenizers import saved
 from lmops_trainer.failures import Refusal
-from lmops_trainer.publish import PASSPORT, fingerprint
 
 LENGTH = 512
 """The longest input of an encoder that says nothing of it."""
@@ -70,8 +68,8 @@ class Opened:
         if not (folder / "config.json").is_file():
             raise no_model(wanted.uri, folder)
         artefact = _artefact(folder, wanted.uri)
-        passport = _passport(folder, wanted.uri)
-        digest = _verified(folder, wanted.uri, passport, wanted.digest)
+        passport = passports.passport(folder, wanted.uri)
+        digest = passports.verified(folder, wanted.uri, passport, wanted.digest)
         config = _config(folder, wanted.uri, wanted.trust_remote_code)
         task = _task(config, passport, wanted.task, wanted.uri, artefact)
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -108,46 +106,6 @@ def _artefact(folder: Path, uri: str) -> str:
     if found is None:
         models.is_model(folder, uri)  # says what is there instead
     return str(found)
-
-
-def _passport(folder: Path, uri: str) -> dict[str, Any]:
-    file = folder / PASSPORT
-    try:
-        found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise Refusal(
-            "Model", "PassportUnreadable", f"{PASSPORT} of {uri} is not JSON: {error}.", "Copy the model again."
-        ) from error
-    if not isinstance(found, dict):
-        raise Refusal("Model", "PassportUnreadable", f"{PASSPORT} of {uri} is no passport.", "Copy the model again.")
-    return found
-
-
-def _verified(folder: Path, uri: str, passport: dict[str, Any], pinned: str | None) -> str | None:
-    """The digest of what lies there, where anything says what it should be."""
-    expected = pinned or passport.get("digest")
-    if expected is None:
-        return None
-    found = fingerprint(folder)
-    if found.digest == expected:
-        return found.digest
-    if found.digest == passport.get("digest"):  # whole, and another model than the pinned one
-        raise Refusal(
-            "Model",
-            "DigestMismatch",
-            f"{uri} holds the model {found.digest[:19]}, not {expected[:19]} that is asked for.",
-            "Name the folder of that model, or pin the digest of this one.",
-        )
-    listed = passport.get("files", {})
-    differing = sorted(name for name in {*listed, *found.files} if listed.get(name) != found.files.get(name))
-    raise Refusal(
-        "Model",
-        "ModelDamaged",
-        f"{uri} is not what its passport says: {', '.join(differing[:3]) or 'its files'} "
-        f"{'differ' if len(differing) > 1 else 'differs'} or {'are' if len(differing) > 1 else 'is'} missing.",
-        "Copy the model again, whole; somebody or something has changed it since it was published.",
-        differing[:20],
-    )
 
 
 def _config(folder: Path, uri: str, trust: bool) -> Any:

@@ -26,17 +26,25 @@ def path(uri: str) -> Path:
     return Path(os.environ.get("LMOPS_VOLUMES", "/volumes")) / inside
 
 
+def claim(uri: str) -> str:
+    """The volume of a `pvc://` URI."""
+    return uri.removeprefix("pvc://").partition("/")[0]
+
+
+def is_mounted(uri: str) -> bool:
+    """Whether the volume of a `pvc://` URI is there."""
+    return (Path(os.environ.get("LMOPS_VOLUMES", "/volumes")) / claim(uri)).is_dir()
+
+
 def mounted(uri: str) -> Path:
     """The path of a `pvc://` URI whose volume is there."""
-    target = path(uri)
-    claim = uri.removeprefix("pvc://").partition("/")[0]
-    volume = Path(os.environ.get("LMOPS_VOLUMES", "/volumes")) / claim
-    if not volume.is_dir():
+    target, name = path(uri), claim(uri)
+    if not is_mounted(uri):
         raise Refusal(
             "Volume",
             "VolumeMissing",
-            f"The volume {claim!r} of {uri} is not there.",
-            f"Create a PersistentVolumeClaim of that name; on a laptop give its folder: --volume {claim}=FOLDER.",
+            f"The volume {name!r} of {uri} is not there.",
+            f"Create a PersistentVolumeClaim of that name; on a laptop give its folder: --volume {name}=FOLDER.",
         )
     return target
 
