@@ -118,6 +118,18 @@ def test_a_model_that_is_not_what_its_passport_says_is_not_compressed(copied: st
     )
 
 
+def test_rows_that_cannot_be_scored_are_refused_before_anything_is_compressed(
+    copied: str, monkeypatch: pytest.MonkeyPatch
+):
+    edited(copied, dataset=None)
+    begun: list[object] = []
+    monkeypatch.setattr("lmops_compressor.compress.applied", lambda *given: begun.append(given))
+
+    with pytest.raises(Refusal, match="lie somewhere that it does not say"):
+        compress(run(copied), SILENT)
+    assert not begun
+
+
 def test_nothing_is_published_into_the_folder_of_the_source(copied: str):
     assert refused(copied, output={"uri": f"{copied}/small"})[1] == "OutputInSource"
 

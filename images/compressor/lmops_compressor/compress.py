@@ -26,7 +26,8 @@ def compress(run: Compression, progress: Progress) -> Result:
     quiet_libraries()
     progress.post(0)
     source = Source.open(run)
-    settings(run, source)  # what cannot be timed is refused before anything is done
+    settings(run, source)  # what cannot be timed or scored is refused before anything is done
+    rows.scored(run, source)
     tell = part(progress.post, 0, COMPRESSED)
     with workplace() as folder:
         steps = run.spec.steps or []
