@@ -82,6 +82,17 @@ def test_a_compression_that_outgrows_its_memory_is_killed_and_told_what_to_raise
     assert not (laptop.home / "volumes/models/small").exists()
 
 
+def test_the_report_of_a_model_that_was_there_before_is_the_jobs_own(laptop: Any) -> None:
+    laptop.write("small.yaml", SMALL.replace("{trainingJob: {name: reviews}}", f"{{uri: {MODEL}}}"))
+    model = laptop.home / "volumes/models/small/111111111111"
+    model.mkdir(parents=True)
+    (model / "report-small.html").touch()
+
+    _, out, _ = laptop.lmops("apply", "-f", "small.yaml")
+
+    assert [line for line in out.splitlines() if line.startswith("  report ") and line.endswith("report-small.html")]
+
+
 def test_a_model_that_does_not_keep_its_limits_fails_the_command(laptop: Any) -> None:
     laptop.write("small.yaml", SMALL.replace("{trainingJob: {name: reviews}}", f"{{uri: {MODEL}}}"))
 

@@ -97,7 +97,7 @@ def _published(name: str, job: QuantizeJobStatus, volumes: Volumes) -> Iterator[
     if job.model:
         path = volumes.path(job.model.uri)
         yield "model", f"{path} ({size(job.model.size_bytes)})"
-        own = path / f"report-{name}.html"  # where another job has made the very same model before
+        own = path / f"report-{name.rpartition('/')[2]}.html"  # where another job has made the very same model before
         yield "report", str(own if own.is_file() else path / "report.html")
     yield "next", f"lmops local describe {name}"
     yield "", f"lmops local logs {name}"
