@@ -14,10 +14,9 @@ from datasets import Dataset as Table
 
 from lmops.api import Compression
 from lmops.api import dataset as declared
-from lmops.api.dataset import Dataset, TrainRows
 from lmops.api.trainingjob import TrainingSettings
 from lmops_compressor.source import Source
-from lmops_trainer import uris
+from lmops_trainer import passports, uris
 from lmops_trainer.data.clean import normalised
 from lmops_trainer.data.examples import examples
 from lmops_trainer.data.prepared import Prepared
@@ -130,7 +129,7 @@ def _prepared(run: Compression, source: Source, section: str) -> Prepared:
 def _own(named: declared.Source, where: str, source: Source) -> Table:
     """The rows of a source, made into examples as the model's own job made them, as far as it is known."""
     labelled = source.task == "SequenceClassification"
-    dataset = source.recipe.dataset if source.recipe else Dataset(train=TrainRows(uri="pvc://none"))
+    dataset = passports.dataset(source.passport)
     settings = source.recipe.training if source.recipe else TrainingSettings()
     found = (normalised(row, dataset.clean) for row in read(sources(named), where, labelled, documents=not labelled))
     known = _known(found, source, where) if labelled else found

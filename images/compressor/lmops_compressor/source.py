@@ -75,7 +75,7 @@ class Source:
     @property
     def recipe(self) -> RecipeSpec | None:
         """How it was trained, where that was a job of ours."""
-        return RecipeSpec.model_validate(self.passport["spec"]) if "spec" in self.passport else None
+        return passports.recipe(self.passport)
 
     @property
     def metric(self) -> str | None:

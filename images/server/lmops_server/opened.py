@@ -10,10 +10,9 @@ import torch
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from lmops.api import Serving
-from lmops.api.dataset import Dataset, TrainRows
+from lmops.api.dataset import Dataset
 from lmops.api.engines import engines, paired
 from lmops.api.languagemodelservice import Engine, ServedTask
-from lmops.api.trainingjob import RecipeSpec
 from lmops_compressor.runners import GLOBS
 from lmops_trainer import models, passports, uris
 from lmops_trainer.answers import ENDINGS
@@ -88,7 +87,7 @@ class Opened:
             window=window,
             vocabulary=getattr(config.get_text_config(), "vocab_size", None),
             max_length=passport.get("maxLength") or min(window, LENGTH),
-            dataset=_dataset(passport),
+            dataset=passports.dataset(passport),
             passport=passport,
             trust_remote_code=wanted.trust_remote_code,
         )
@@ -154,10 +153,3 @@ def _engine(artefact: str, device: str, wanted: Engine, uri: str) -> Engine:
         f"{uri} is a program of {artefact}, made for phones: no engine here serves it.",
         "Serve the model that it was made of, or one that was compressed by another method.",
     )
-
-
-def _dataset(passport: dict[str, Any]) -> Dataset:
-    """How the rows of its training were prepared; as they are where nobody says."""
-    if "spec" in passport:
-        return RecipeSpec.model_validate(passport["spec"]).dataset
-    return Dataset(train=TrainRows(uri="pvc://none"))

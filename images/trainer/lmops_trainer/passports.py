@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lmops.api.dataset import Dataset, TrainRows
+from lmops.api.trainingjob import RecipeSpec
 from lmops_trainer.failures import Refusal
 from lmops_trainer.publish import PASSPORT, fingerprint
 
@@ -22,6 +24,17 @@ def passport(folder: Path, uri: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Refusal("Model", "PassportUnreadable", f"{PASSPORT} of {uri} is no passport.", "Copy the model again.")
     return found
+
+
+def recipe(passport: dict[str, Any]) -> RecipeSpec | None:
+    """How the model was trained, where that was a job of ours."""
+    return RecipeSpec.model_validate(passport["spec"]) if "spec" in passport else None
+
+
+def dataset(passport: dict[str, Any]) -> Dataset:
+    """How rows are brought into the form that the model was trained on; as they are by default where nobody says."""
+    known = recipe(passport)
+    return known.dataset if known else Dataset(train=TrainRows(uri="pvc://unknown"))
 
 
 def verified(folder: Path, uri: str, passport: dict[str, Any], pinned: str | None = None) -> str | None:
