@@ -68,7 +68,7 @@ KINDS: dict[str, Kind] = {
     "QuantizeJob": _job("QuantizeJob", ("Job",), sources=sources),
     "LanguageModelService": Kind(
         _FORMS["LanguageModelService"],
-        ("InferenceService", *MONITORS),
+        ("InferenceService", "Job", *MONITORS),
         reconcile=serving.reconcile,
         expected=serving.expected,
         sources=followed,

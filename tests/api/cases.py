@@ -445,6 +445,12 @@ SERVICE = [
         for field, value in (("metric", "Memory"), ("target", 60))
     ),
     Case(
+        "rollout",
+        "gates go with strategy: Gated",
+        {"rollout": {"strategy": "Gated", "gates": {"minAgreement": 0.9}}},
+        {"rollout": {"strategy": "Manual", "gates": {"minAgreement": 0.9}}},
+    ),
+    Case(
         "monitoring",
         "the name of an alert's label is made of letters, digits and _, and begins with no digit",
         alerted("team"),

@@ -103,7 +103,8 @@ RUN = ("TrainingJob", "QuantizeJob")
 JOBS = {
     **dict.fromkeys(KINDS, "get list watch"),
     **{child: "get list watch create delete" for kind in RUN for child in KINDS[kind].children},
-    **dict.fromkeys(KINDS["LanguageModelService"].children, "get list watch create patch"),
+    **dict.fromkeys(set(KINDS["LanguageModelService"].children) - {"Job"}, "get list watch create patch"),
+    "InferenceService": "get list watch create patch delete",  # a candidate goes once it is judged
     "Pod": "get list watch",
     "PersistentVolumeClaim": "get",
     "Event": "create list",

@@ -269,7 +269,7 @@ def test_a_search_finds_the_smallest_within_the_limits(beside: Apply, reviews: R
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["service", "manual"])
+@pytest.mark.parametrize("file", ["service", "manual", "gated"])
 def test_the_smaller_classifier_is_served(beside: Apply, serve: Serve, reviews: Ran, file: str):
     beside("compress-reviews/dynamic.yaml", *FEWER, "accept.maxQualityDrop=0.1")
 

@@ -21,6 +21,7 @@ spec:
     from: {uri: pvc://models/a}
 """
 FOLLOWING = SERVICE.replace("{uri: pvc://models/a}", "{quantizeJob: {name: small}}")
+GATED = SERVICE + "  rollout: {strategy: Gated, gates: {maxLatencyRatio: 100}}\n"
 KEYS = """\
 apiVersion: v1
 kind: Secret
@@ -164,3 +165,52 @@ def test_a_whole_chain_ends_with_the_service_up(laptop: Any, eventually: Any) ->
         "trustRemoteCode": False,
     }
     assert status(laptop)["display"]["model"] == "111111111111"
+
+
+def test_a_model_that_answers_alike_passes_its_gate_and_one_that_does_not_is_refused(
+    laptop: Any, eventually: Any
+) -> None:
+    laptop.write("films.yaml", GATED)
+    for name, label in (("b", "negative"), ("c", "positive")):
+        folder = laptop.home / "volumes/models" / name
+        folder.mkdir()
+        (folder / "label").write_text(label)
+        (folder / "lmops.json").write_text(json.dumps({"sample": [{"text": "a triumph"}, {"text": "so dull"}]}))
+    _, url = served(laptop, eventually, "-f", "films.yaml")
+
+    laptop.write("films.yaml", GATED.replace("models/a", "models/b"))
+    laptop.start("apply", "-f", "films.yaml")
+    seen = set[str]()
+
+    def is_over() -> bool:
+        """Meanwhile nobody who asks the service is answered by the candidate."""
+        seen.add(asked(url)["model"]["uri"])
+        return bool(status(laptop).get("refused")) and len(children(laptop)) == 1
+
+    eventually(is_over, seconds=60)
+    assert seen == {"pvc://models/a"}
+    refused = status(laptop)
+    assert (refused["phase"], refused["model"], asked(url)["model"]["uri"]) == (
+        "Serving",
+        {"uri": "pvc://models/a"},
+        "pvc://models/a",
+    )
+    assert refused["rollout"]["gate"]["figures"]["agreement"] == 0
+    assert refused["display"]["reason"].startswith(
+        "pvc://models/b does not take over from pvc://models/a: agreement is 0.000, and must be at least 0.8."
+    )
+
+    laptop.write("films.yaml", GATED.replace("models/a", "models/c"))
+    laptop.start("apply", "-f", "films.yaml")
+    eventually(lambda: status(laptop).get("model") == {"uri": "pvc://models/c"}, seconds=60)
+    eventually(lambda: status(laptop)["phase"] == "Serving", seconds=60)
+    gate = status(laptop)["rollout"]["gate"]
+    assert (gate["state"], gate["figures"]["agreement"], gate["figures"]["rows"]) == ("Passed", 1, 2)
+    assert (status(laptop)["url"], asked(url)["model"]["uri"]) == (url, "pvc://models/c")
+    assert children(laptop) == ["InferenceService.films.json"]
+
+
+def children(laptop: Any) -> list[str]:
+    """What is there for the service."""
+    folder = laptop.home / "resources/default/LanguageModelService/films/children"
+    return sorted(file.name for file in folder.glob("*.json"))

@@ -167,7 +167,12 @@ def test_without_dashboards_no_configmap_is_looked_at():
     settings = SETTINGS.model_copy(update={"monitoring": Monitoring(dashboards=False)})
 
     assert kinds(SETTINGS) is KINDS
-    assert kinds(settings)["LanguageModelService"].children == ("InferenceService", "PodMonitor", "PrometheusRule")
+    assert kinds(settings)["LanguageModelService"].children == (
+        "InferenceService",
+        "Job",
+        "PodMonitor",
+        "PrometheusRule",
+    )
 
 
 def test_runbooks_are_named_by_where_the_platform_team_keeps_them():

@@ -59,7 +59,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 # What is kept as it is written is patched, and is created that way too.
 - apiGroups: [serving.kserve.io]
   resources: [inferenceservices]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 # What watches a service.
 - apiGroups: [monitoring.coreos.com]
   resources: [podmonitors, prometheusrules]

@@ -3,7 +3,7 @@
 from lmops.api.job import Job, JobSpec
 from lmops.api.languagemodelservice import LanguageModelService, LanguageModelServiceSpec
 from lmops.api.quantizejob import QuantizeJob, QuantizeJobSpec
-from lmops.api.run import Compression, Ending, LastWords, Resolved, Result, Run, RunId, Serving
+from lmops.api.run import Compression, Ending, Gate, GateEnding, LastWords, Resolved, Result, Run, RunId, Serving
 from lmops.api.servicestatus import LanguageModelServiceStatus
 from lmops.api.status import Failure, JobStatus, RunRecord
 from lmops.api.trainingjob import TrainingJob, TrainingJobSpec
@@ -13,6 +13,8 @@ __all__ = [
     "Compression",
     "Ending",
     "Failure",
+    "Gate",
+    "GateEnding",
     "Job",
     "JobSpec",
     "JobStatus",

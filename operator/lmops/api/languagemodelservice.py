@@ -104,11 +104,37 @@ class Scaling(Model):
     """Percent of what a replica has asked for. Default: 80."""
 
 
+class GateRow(Model):
+    """An input that both models are asked."""
+
+    text: Annotated[str, Field(min_length=1, max_length=2000)]
+    """The text. A model that writes goes on with its beginning; one that fills masks gets one in its middle where it has none."""
+    pair: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
+    """The second text of a pair, where the model classifies these."""
+
+
+class Gates(Model):
+    """What a candidate must keep beside the running model to take over. What could not be measured is not kept."""
+
+    max_error_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The largest share of its requests that it may leave without an answer."""
+    max_latency_ratio: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    """How many times as long its answers may take, in the median and at the 95th percentile."""
+    min_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    """How alike their answers must be: the share of the same labels or top words, the mean cosine of embeddings, the share of the same tokens. Default: 0.8; a model that writes is not held to any, as two good ones rarely write the same."""
+    rows: Annotated[list[GateRow], Field(max_length=64)] = []
+    """What both are asked. Default: the sample that training left in the candidate's passport."""
+
+
 class Rollout(Model):
     """How another model takes over."""
 
-    strategy: Literal["Immediate", "Manual"] = "Immediate"
-    """Immediate: a newer model takes over once its replicas are ready. Manual: it waits until `model.digest` names it; the first one does not."""
+    model_config = rules(("!has(self.gates) || self.strategy == 'Gated'", "gates go with strategy: Gated"))
+
+    strategy: Literal["Immediate", "Gated", "Manual"] = "Immediate"
+    """Immediate: a newer model takes over once its replicas are ready. Gated: once it has kept `gates` as a candidate beside the running one; one that has not is not tried again before the spec changes. Manual: it waits until `model.digest` names it. The first model, and one that `model.digest` names, take over at once."""
+    gates: Gates | None = None
+    """What a candidate must keep. Default: the defaults of its fields."""
     surge: Annotated[int, Field(ge=0, le=100)] = 1
     """Replicas beyond the wanted ones while a model takes over. With 0 an old one ends first, for where there is no room for both."""
 

@@ -8,9 +8,10 @@ from pydantic import Field
 
 from lmops.api.base import Line, Model, Report, Text, Word
 from lmops.api.compressionreport import CompressionReport, SearchReport
-from lmops.api.languagemodelservice import ServedTask, ServerSpec
+from lmops.api.languagemodelservice import GateRow, ServedTask, ServerSpec
 from lmops.api.quantizejob import QuantizeJobSpec
 from lmops.api.reference import ResolvedModel
+from lmops.api.servicestatus import GateFigures
 from lmops.api.status import Failure, ModelReport, Stage
 from lmops.api.trainingjob import RecipeSpec
 from lmops.api.trainingstatus import Best, DatasetReport, EvaluationReport
@@ -115,6 +116,27 @@ class Serving(Document):
     """The model to serve."""
 
 
+class Gate(Document):
+    """All that the gate of a rollout is told: it asks a candidate and the running model the same, and measures both.
+
+    Its `GateEnding` goes to `LMOPS_TERMINATION_LOG`; a file in the folder `LMOPS_API_KEYS`, where that is set, holds
+    the key that both want.
+    """
+
+    service: ServiceId
+    """Which service this is."""
+    running: Line
+    """Where the running model answers."""
+    candidate: Line
+    """Where the candidate does."""
+    model: Text
+    """The candidate's folder: its passport has the rows where none are given."""
+    rows: list[GateRow] = []
+    """What both are asked."""
+    timeout_seconds: int = 300
+    """How long an answer may take."""
+
+
 class Result(Report):
     """What a stage has made: one of these, by the stage."""
 
@@ -146,6 +168,13 @@ class LastWords(Report):
 
     failure: Failure | None = None
     """Why it could not go on."""
+
+
+class GateEnding(LastWords):
+    """The termination message of a gate: figures, or why there are none."""
+
+    figures: GateFigures | None = None
+    """What was measured."""
 
 
 class Ending(LastWords):

@@ -10,7 +10,7 @@ from lmops.api.base import Cell, Condition, Line, Report, Text, Time, Word
 from lmops.api.reference import ResolvedModel
 from lmops.api.status import Failure
 
-ServicePhase = Literal["Pending", "Starting", "Serving", "RollingOut", "Degraded", "Failed"]
+ServicePhase = Literal["Pending", "Starting", "Serving", "Gating", "RollingOut", "Degraded", "Failed"]
 
 
 class Replicas(Report):
@@ -22,6 +22,74 @@ class Replicas(Report):
     """How many answer, whichever model they have."""
     updated: Annotated[int, Field(ge=0)] = 0
     """How many answer with the newest model and settings."""
+
+
+class Latency(Report):
+    """How long the answers of a model took."""
+
+    p50_ms: float
+    """Milliseconds within which half of them came."""
+    p95_ms: float
+    """Milliseconds within which 95 of a hundred came."""
+
+
+class GateFigures(Report):
+    """What was measured of a candidate beside the running model."""
+
+    task: Word
+    """What both do."""
+    rows: Annotated[int, Field(ge=0)]
+    """Different inputs that they were asked. Those that both refuse alike are left out."""
+    requests: Annotated[int, Field(ge=0)]
+    """Requests that each of them was sent, in turn."""
+    error_ratio: Annotated[float, Field(ge=0, le=1)]
+    """The share of them that the candidate left without an answer."""
+    fault: Line | None = None
+    """What happened to the first of these."""
+    agreement: float | None = None
+    """How alike their answers are: 1 is the same."""
+    running: Latency | None = None
+    """How long the running model took."""
+    candidate: Latency | None = None
+    """How long the candidate took."""
+    latency_ratio: float | None = None
+    """How many times as long the candidate took: the worse of both percentiles."""
+
+
+class GateReport(Report):
+    """How a candidate fares beside the running model."""
+
+    state: Literal["Starting", "Comparing", "Passed", "Failed"]
+    """Starting: the candidate starts. Comparing: both are asked. Passed: it takes over. Failed: it does not."""
+    revision: Word
+    """The revision that it would be."""
+    model: ResolvedModel
+    """The candidate's model."""
+    figures: GateFigures | None = None
+    """What was measured."""
+    reason: Word | None = None
+    """Why it failed."""
+    verdict: Text = ""
+    """What came of it, in a sentence."""
+    started_at: Time | None = None
+    """When the candidate was first wanted."""
+    ended_at: Time | None = None
+    """When the verdict was there."""
+
+
+class RefusedModel(Report):
+    """A model that has not passed its gate."""
+
+    model: ResolvedModel
+    """The model."""
+    generation: int
+    """The generation of the spec that it failed under: under another it is tried again."""
+    reason: Word
+    """Why it failed, in a word."""
+    verdict: Text
+    """Why it failed, in a sentence."""
+    at: Time
+    """When."""
 
 
 class RolloutReport(Report):
@@ -39,6 +107,8 @@ class RolloutReport(Report):
     """When all replicas had it."""
     message: Text = ""
     """What its replicas lack, or why they fail."""
+    gate: GateReport | None = None
+    """How the latest candidate fares, or how this model has passed."""
 
 
 class ServiceDisplay(Report):
@@ -73,5 +143,7 @@ class LanguageModelServiceStatus(Report):
     """The way of the latest model to those who ask."""
     history: Annotated[list[ResolvedModel], Field(max_length=10)] = []
     """The models that have answered, the latest last: `model.digest` leads back to any of them."""
+    refused: Annotated[list[RefusedModel], Field(max_length=10)] = []
+    """The models that have not passed their gate, the latest last."""
     failure: Failure | None = None
     """What is wrong with its pods now."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from lmops.api.base import GROUP
 from lmops.kinds import KINDS
 from lmops.local import pods
 from lmops.local.controllers import CONTROLLERS, is_finished
@@ -93,9 +94,9 @@ class Cluster:
         return any(pods.is_leaving(manifest) for manifest in (*self.children.values(), *self.pods.values()))
 
     def answering(self) -> list[int]:
-        """The ports of the pods that are ready and stay."""
-        stay = (pod for pod in self.pods.values() if pods.is_ready(pod) and not pods.is_leaving(pod))
-        return [pod["status"]["port"] for pod in stay]
+        """The ports of the pods that are ready and stay; a candidate's take nobody's request."""
+        mine = [pod for pod in self.pods.values() if pod["metadata"]["labels"].get(f"{GROUP}/run") == self.folder.name]
+        return _ports(mine)
 
     def go_down(self, now: datetime) -> None:
         """Stops every pod as a node does that shuts down."""
@@ -111,15 +112,21 @@ class Cluster:
                 self.pods[name] = synced
 
     def _control(self, child: Manifest, mine: list[Manifest], now: datetime) -> None:
-        uid = child["metadata"]["uid"]
-        if uid not in self.ports:
-            self.ports[uid] = self.front or free_port()
-        wanted = CONTROLLERS[child["kind"]](child, mine, self.ports[uid], now)
+        wanted = CONTROLLERS[child["kind"]](child, mine, self._port(child, mine), now)
         child["status"] = wanted.status
         for pod in () if self.kubelet.going_down else wanted.create:
             self.pods.setdefault(pod["metadata"]["name"], _born(pod, now))
         for name in wanted.delete:
             self._leave_pod(name, now)
+
+    def _port(self, child: Manifest, mine: list[Manifest]) -> int:
+        """Where a child's pods meet, or answer: those of the resource itself behind its front, a candidate's alone."""
+        uid, is_main = child["metadata"]["uid"], child["metadata"]["name"] == self.folder.name
+        if self.front is not None and not is_main and (there := _ports(mine)):
+            return there[0]
+        if uid not in self.ports:
+            self.ports[uid] = self.front if self.front is not None and is_main else free_port()
+        return self.ports[uid]
 
     def _leave(self, ref: Ref, mine: list[Manifest], now: datetime) -> None:
         for pod in mine:
@@ -143,6 +150,11 @@ class Cluster:
             if self.written.get(file) != manifest:
                 write_json(file, manifest)
         self.written = {file: copy.deepcopy(manifest) for file, manifest in files.items()}
+
+
+def _ports(found: list[Manifest]) -> list[int]:
+    """Where those of these pods answer that are ready and stay."""
+    return [pod["status"]["port"] for pod in found if pods.is_ready(pod) and not pods.is_leaving(pod)]
 
 
 def _born(manifest: Manifest, now: datetime) -> Manifest:

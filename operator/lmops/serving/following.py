@@ -50,7 +50,7 @@ def chosen(service: LanguageModelService, jobs: Iterable[Manifest]) -> Choice:
         return _pinned(service, model.digest, [*published(model.from_, there), *_known(service)], newest)
     if isinstance(newest, Waiting):
         return Choice(current, *newest)
-    if current is None or service.spec.rollout.strategy == "Immediate" or is_same(newest, current):
+    if current is None or service.spec.rollout.strategy != "Manual" or is_same(newest, current):
         return Choice(newest)
     return Choice(current, "AwaitingApproval", _offer(newest), offered=newest)
 

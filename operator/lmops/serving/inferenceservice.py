@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from lmops.api import LanguageModelService, Serving
 from lmops.api.base import GROUP
-from lmops.api.languagemodelservice import ServerSpec
+from lmops.api.languagemodelservice import Scaling, ServerSpec
 from lmops.api.reference import ResolvedModel
 from lmops.api.run import ModelToServe, ServiceId
-from lmops.parts import Program, claims, hub, labels, limits, owned, pod_template, threads
+from lmops.parts import Program, child_name, claims, hub, labels, limits, owned, pod_template, threads
 from lmops.plan import Manifest, Ref
 from lmops.serving.kept import fingerprint
 from lmops.settings import Settings
@@ -18,6 +18,8 @@ PORT = 8080
 KEYS = "/var/run/lmops/api-keys"
 REVISION = f"{GROUP}/revision"
 """The label that tells pods of one model and settings from those of another, made of all that is said of them."""
+UNSEEN = {"networking.kserve.io/visibility": "cluster-local"}
+"""The label by which KServe makes no ingress."""
 STARTS_WITHIN = 1800
 """Seconds that a model may take to load before its container is started anew."""
 
@@ -29,18 +31,39 @@ def ref(service: LanguageModelService) -> Ref:
 
 def inferenceservice(service: LanguageModelService, model: ResolvedModel, settings: Settings) -> Manifest:
     """What serves this model."""
-    template = _template(service, model, settings)
+    return _serves(service, model, settings, ref(service).name, service.spec.scaling, {})
+
+
+def candidate(service: LanguageModelService, model: ResolvedModel, settings: Settings) -> Manifest:
+    """The same beside it with a model that is to prove itself: one replica, with no way in from outside."""
+    return _serves(service, model, settings, candidate_ref(service).name, Scaling(), UNSEEN)
+
+
+def candidate_ref(service: LanguageModelService) -> Ref:
+    """The InferenceService of a candidate."""
+    return Ref(KIND, child_name(service.metadata.name, "candidate"))
+
+
+def _serves(
+    service: LanguageModelService,
+    model: ResolvedModel,
+    settings: Settings,
+    name: str,
+    scaling: Scaling,
+    more: dict[str, str],
+) -> Manifest:
+    template = _template(service, model, settings, name)
     revision = fingerprint(template)
-    ours = labels(service.kind, service.metadata.name, service.metadata.name, "serve", 0)
+    ours = labels(service.kind, service.metadata.name, name, "serve", 0)
     annotations = {
         "serving.kserve.io/deploymentMode": "Standard",
-        "serving.kserve.io/autoscalerClass": "hpa" if service.spec.scaling.max_replicas else "none",
+        "serving.kserve.io/autoscalerClass": "hpa" if scaling.max_replicas else "none",
     }
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": KIND,
         "metadata": {
-            **owned(service.kind, service.metadata, ref(service).name, ours),
+            **owned(service.kind, service.metadata, name, {**ours, **more}),
             "annotations": annotations,
         },
         "spec": {
@@ -48,7 +71,7 @@ def inferenceservice(service: LanguageModelService, model: ResolvedModel, settin
                 **template["spec"],
                 "labels": {**template["metadata"]["labels"], REVISION: revision},
                 "annotations": template["metadata"]["annotations"],
-                **_scaling(service),
+                **_scaling(scaling),
                 "deploymentStrategy": _strategy(service.spec.rollout.surge),
             }
         },
@@ -75,9 +98,9 @@ def _told(service: LanguageModelService, model: ResolvedModel) -> ModelToServe:
     return ModelToServe(uri=model.uri, digest=model.digest, task=said.task, trust_remote_code=said.trust_remote_code)
 
 
-def _template(service: LanguageModelService, model: ResolvedModel, settings: Settings) -> Manifest:
+def _template(service: LanguageModelService, model: ResolvedModel, settings: Settings, name: str) -> Manifest:
     """The pod of a replica. A Deployment restarts what ends, so nothing is said of that."""
-    ours = labels(service.kind, service.metadata.name, service.metadata.name, "serve", 0)
+    ours = labels(service.kind, service.metadata.name, name, "serve", 0)
     pod = service.spec.pod.over(settings.defaults.pod)
     template = pod_template(_program(service, model, settings), ours, pod, settings)
     scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(PORT), "prometheus.io/path": "/metrics"}
@@ -126,8 +149,7 @@ def _threads_of_limit() -> Manifest:
     return {"name": "OMP_NUM_THREADS", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}
 
 
-def _scaling(service: LanguageModelService) -> Manifest:
-    scaling = service.spec.scaling
+def _scaling(scaling: Scaling) -> Manifest:
     if scaling.max_replicas is None:
         return {"minReplicas": scaling.min_replicas, "maxReplicas": scaling.min_replicas}
     return {

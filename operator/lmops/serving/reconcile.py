@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from lmops.api import Failure, LanguageModelService, LanguageModelServiceStatus
@@ -13,6 +14,8 @@ from lmops.jobs.runs import not_created
 from lmops.plan import Manifest, Observed, Ref, Refusal
 from lmops.plan import Plan as AnyPlan
 from lmops.serving.following import Choice, chosen, is_same, title
+from lmops.serving.gate import expected as of_gate
+from lmops.serving.gate import gated, url
 from lmops.serving.inferenceservice import document, inferenceservice, ref, revision_of
 from lmops.serving.kept import writing
 from lmops.serving.monitoring import Monitoring, monitoring
@@ -28,7 +31,8 @@ NO_ROOM = "With rollout.surge 0 an old replica makes room first."
 
 def reconcile(service: LanguageModelService, observed: Observed, now: datetime, settings: Settings) -> Plan:
     """The whole decision: wait for a model, refuse, or keep the InferenceService as it should be and tell how it is."""
-    choice = chosen(service, observed.sources)
+    step = gated(service, chosen(service, observed.sources), observed, now, settings)
+    choice = step.choice
     if choice.model is None:
         return _planned(service, Standing("Pending", choice.reason, choice.message, moves=True), choice, now)
     wanted, child = inferenceservice(service, choice.model, settings), observed.children.get(ref(service))
@@ -41,19 +45,22 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
     monitors = monitoring(service, observed, settings)
     why = pods.failure(now) or _unmade(service, observed, pods, now)
     rollout = _rollout(service, choice.model, revision_of(wanted), pods, why, now)
-    return _planned(
+    rollout = rollout.model_copy(update={"gate": step.report})
+    plan = _planned(
         service,
         _standing(pods, rollout, why, choice),
         choice,
         now,
         apply=(*writing(wanted, child), *monitors.apply),
         monitors=monitors,
-        again=pods.patience(now) if pods.new else UNHEARD,
+        again=_soonest(pods.patience(now) if pods.new else UNHEARD, step.again),
         rollout=rollout,
         replicas=pods.report(),
-        url=_address(child) or service.status.url,
+        url=url(child) or service.status.url,
+        refused=service.status.refused if step.refused is None else step.refused,
         **_answering(service, choice.model, rollout),
     )
+    return replace(plan, apply=(*plan.apply, *step.apply), create=step.create, delete=step.delete)
 
 
 def _unmade(service: LanguageModelService, observed: Observed, pods: Pods, now: datetime) -> Failure | None:
@@ -66,8 +73,8 @@ def _unmade(service: LanguageModelService, observed: Observed, pods: Pods, now: 
 
 
 def expected(service: LanguageModelService, settings: Settings) -> tuple[Ref, ...]:
-    """The child that its status says is there."""
-    return (ref(service),) if service.status.rollout else ()
+    """The children that its status says are there."""
+    return (ref(service), *of_gate(service)) if service.status.rollout else ()
 
 
 def _planned(
@@ -82,8 +89,11 @@ def _planned(
 ) -> Plan:
     new = told(service, standing, choice, now, monitors, **changes)
     waits = UNHEARD if not choice.follows else None
-    soonest = min((wait for wait in (again, waits) if wait is not None), default=None)
-    return Plan(status=new, apply=apply, events=tuple(news(service, new)), again=soonest)
+    return Plan(status=new, apply=apply, events=tuple(news(service, new)), again=_soonest(again, waits))
+
+
+def _soonest(*waits: timedelta | None) -> timedelta | None:
+    return min((wait for wait in waits if wait is not None), default=None)
 
 
 def _refused(why: Failure, answers: bool) -> Standing:
@@ -157,11 +167,9 @@ def _standing(pods: Pods, rollout: RolloutReport, why: Failure | None, choice: C
         updated = f"{name} takes over: {pods.updated} of {pods.wanted} replicas have it."
         return Standing("RollingOut", "RollingOut", updated, answers=True, moves=True)
     short = pods.ready < pods.wanted
+    if choice.reason == "Gating" and not short:
+        return Standing("Gating", "Gating", choice.message, answers=True, moves=True)
+    if choice.reason == "GateFailed" and not short:
+        return Standing("Serving", "GateFailed", choice.message, answers=True, rollout_failed=True)
     said = counted if short else choice.brief if not choice.follows else ""
     return Standing("Serving", "ReplicasMissing" if short else "Serving", said, answers=True, moves=short)
-
-
-def _address(child: Manifest | None) -> str | None:
-    """Where KServe says that it answers, inside the cluster."""
-    address = ((child or {}).get("status", {}).get("address") or {}).get("url")
-    return str(address) if address else None

@@ -34,12 +34,18 @@ class Pods:
     @classmethod
     def of(cls, service: LanguageModelService, observed: Observed, revision: str) -> Pods:
         """Those that stay: what was evicted has a successor. An autoscaler's wish shows in how many there are."""
-        mine = [pod for pod in pods_of(observed, service.metadata.name) if not _goes(pod)]
+        scaling = service.spec.scaling
+        found = cls.beside(service.metadata.name, observed, revision)
+        wanted = max(scaling.min_replicas, len(found.new)) if scaling.max_replicas else scaling.min_replicas
+        return cls(found.new, found.old, wanted)
+
+    @classmethod
+    def beside(cls, run: str, observed: Observed, revision: str) -> Pods:
+        """Those of a run of one replica."""
+        mine = [pod for pod in pods_of(observed, run) if not _goes(pod)]
         new = tuple(pod for pod in mine if pod["metadata"]["labels"].get(REVISION) == revision)
         old = tuple(pod for pod in mine if pod["metadata"]["labels"].get(REVISION) != revision)
-        scaling = service.spec.scaling
-        wanted = max(scaling.min_replicas, len(new)) if scaling.max_replicas else scaling.min_replicas
-        return cls(new, old, wanted)
+        return cls(new, old, 1)
 
     @property
     def ready(self) -> int:

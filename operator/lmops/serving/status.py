@@ -10,12 +10,14 @@ from typing import Any, Literal
 from lmops.api import Failure, LanguageModelService, LanguageModelServiceStatus
 from lmops.api.base import Condition
 from lmops.api.reference import ResolvedModel
-from lmops.api.servicestatus import RolloutReport, ServiceDisplay, ServicePhase
+from lmops.api.servicestatus import GateReport, RolloutReport, ServiceDisplay, ServicePhase
 from lmops.plan import Event
 from lmops.serving.following import Choice, is_same, title
 from lmops.serving.monitoring import Monitoring
 
 Truth = Literal["True", "False", "Unknown"]
+TOLD_ELSEWHERE = ("Newest", "Gating", "GateFailed")
+"""What is no news of what a service follows, or told by the gate itself."""
 REMEMBERED = 10
 """How many models a service remembers, so that `model.digest` leads back to them."""
 
@@ -60,12 +62,15 @@ def news(service: LanguageModelService, new: LanguageModelServiceStatus) -> Iter
     old, rollout = service.status, new.rollout
     if rollout and _way(old.rollout) != _way(rollout):
         yield _rolled(rollout, old.rollout is None)
+    if (gate := rollout.gate if rollout else None) and _at(old.rollout.gate if old.rollout else None) != _at(gate):
+        yield _gated(gate, rollout)
     if new.failure and (old.failure is None or old.failure.reason != new.failure.reason):
         yield Event("Warning", new.failure.reason, f"{new.failure.message} {new.failure.remedy}".strip())
     if old.failure and new.failure is None:
         yield Event("Normal", "Recovered", f"{old.failure.reason} is over.")
     said, before = _following(new.conditions), _following(old.conditions)
-    if said and said.message and said.reason != "Newest" and (before is None or said.message != before.message):
+    is_told = said is None or not said.message or said.reason in TOLD_ELSEWHERE
+    if said and not is_told and (before is None or said.message != before.message):
         yield Event("Normal", said.reason, said.message)
 
 
@@ -87,6 +92,23 @@ def _rolled(rollout: RolloutReport, first: bool) -> Event:
             return Event("Warning", "RolloutFailed", rollout.message)
         case _:
             return Event("Normal", "RolloutStarted", f"{'Serves' if first else 'Rolls out'} {name}.")
+
+
+def _at(gate: GateReport | None) -> tuple[str, str, Any] | None:
+    return (gate.state, gate.revision, gate.started_at) if gate else None
+
+
+def _gated(gate: GateReport, rollout: RolloutReport | None) -> Event:
+    name, running = title(gate.model), title(rollout.model) if rollout else ""
+    match gate.state:
+        case "Starting":
+            return Event("Normal", "GateStarted", f"{name} starts as a candidate beside {running}.")
+        case "Comparing":
+            return Event("Normal", "Gating", f"{name} is compared with {running}.")
+        case "Passed":
+            return Event("Normal", "GatePassed", gate.verdict)
+        case _:
+            return Event("Warning", "GateFailed", gate.verdict)
 
 
 def _following(conditions: list[Condition]) -> Condition | None:

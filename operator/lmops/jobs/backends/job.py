@@ -8,13 +8,13 @@ KIND = "Job"
 ENDS = {"Failed": "Failed", "Complete": "Succeeded"}
 
 
-def render(metadata: Manifest, template: Manifest, held: bool = False) -> Manifest:
-    """The workload of one attempt. A failed pod stays to be read: restarts have one owner, the operator."""
+def render(metadata: Manifest, template: Manifest, held: bool = False, retries: int = 0) -> Manifest:
+    """The workload of one attempt. A failed pod stays to be read: restarts have one owner, mostly the operator."""
     return {
         "apiVersion": "batch/v1",
         "kind": KIND,
         "metadata": metadata,
-        "spec": {"backoffLimit": 0, **({"suspend": True} if held else {}), "template": template},
+        "spec": {"backoffLimit": retries, **({"suspend": True} if held else {}), "template": template},
     }
 
 

@@ -26,9 +26,15 @@ class ServingStory(Story):
         return Moment(stage, details=tuple(filter(None, (service.url, shown.model, replicas, shown.reason))))
 
     def chapters(self, status: Manifest) -> list[Chapter]:
-        """The rollout, and the model that waits to be approved."""
+        """The rollout, its gate, and the model that waits to be approved."""
         service = LanguageModelServiceStatus.model_validate(status)
         rollout, found = service.rollout, []
+        if rollout and (gate := rollout.gate):
+            key = f"{gate.revision} {gate.started_at} {gate.state}"
+            if gate.state in ("Passed", "Failed"):
+                found.append(Chapter(key, "gate", gate.verdict, ended=True))
+            else:
+                found.append(Chapter(key, "gate", service.display.reason, ended=False))
         if rollout:
             key = f"{rollout.revision} {rollout.started_at}"
             name = rollout.model.uri

@@ -1,6 +1,7 @@
 """`python -m lmops_server serve DOCUMENT`: answers every question with what it was told, once its model is loaded.
 
-A file `broken` in the model's folder keeps it from that; a file `slow` makes it take its time.
+A file `broken` in the model's folder keeps it from that; a file `slow` makes it take its time. Texts are of the class
+that the file `label` names. `gate` is the real one, beside which no stand-in stands.
 """
 
 from __future__ import annotations
@@ -25,8 +26,17 @@ def main(document: dict[str, Any]) -> int:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             ready = loaded.is_set() or self.path == "/v2/health/live"
-            body = json.dumps({"model": document["model"], "spec": document["spec"], "keys": keys, "pid": os.getpid()})
-            self.send_response(200 if ready else 503)
+            told = {"model": document["model"], "spec": document["spec"], "keys": keys, "pid": os.getpid()}
+            self.answer(200 if ready else 503, told | {"properties": {"task": "SequenceClassification"}})
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            label = (folder / "label").read_text() if (folder / "label").exists() else "positive"
+            self.answer(200, {"data": [{"index": 0, "label": label}]})
+
+        def answer(self, status: int, told: dict[str, Any]) -> None:
+            body = json.dumps(told)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body.encode())
@@ -51,4 +61,7 @@ def main(document: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "gate":
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        os.execve(sys.executable, [sys.executable, "-m", "lmops_server", *sys.argv[1:]], environment)
     sys.exit(main(json.loads(sys.argv[2])))
