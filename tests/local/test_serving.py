@@ -94,6 +94,7 @@ def test_another_model_takes_over_at_the_same_address_and_no_request_fails(lapto
     laptop.write("films.yaml", SERVICE.replace("models/a", "models/b"))
     laptop.start("apply", "-f", "films.yaml")
     eventually(lambda: status(laptop).get("model") == {"uri": "pvc://models/b"}, seconds=60)
+    eventually(lambda: "pvc://models/b" in seen, seconds=10)
     over.set()
     client.join()
 

@@ -1,7 +1,8 @@
 """`python -m lmops_server serve DOCUMENT`: answers every question with what it was told, once its model is loaded.
 
 A file `broken` in the model's folder keeps it from that; a file `slow` makes it take its time. Texts are of the class
-that the file `label` names. `gate` is the real one, beside which no stand-in stands.
+that the file `label` names. Asked to end, it goes on for a moment, as the real one does, for those whose connection is
+on its way. `gate` is the real one, beside which no stand-in stands.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def main(document: dict[str, Any]) -> int:
 
     server = ThreadingHTTPServer((os.environ["LMOPS_HOST"], int(os.environ["LMOPS_PORT"])), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    ends = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ends.set())
     print("loads", document["model"]["uri"], flush=True)
     if (folder / "broken").exists():
         why = {"class": "Model", "reason": "WeightsMissing", "message": f"{document['model']['uri']} has no weights."}
@@ -54,10 +56,12 @@ def main(document: dict[str, Any]) -> int:
         Path(os.environ["LMOPS_TERMINATION_LOG"]).write_text(json.dumps(words))
         return 1
     while (folder / "slow").exists():
-        time.sleep(0.05)
+        if ends.wait(0.05):
+            return 0
     loaded.set()
-    while True:
-        time.sleep(1)
+    ends.wait()
+    time.sleep(0.5)
+    return 0
 
 
 if __name__ == "__main__":
