@@ -1,14 +1,12 @@
-"""The linear baseline, and the picture of the data that drift is measured against."""
+"""The linear baseline, and the rows that another model is asked."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from lmops_trainer.baseline import Seen, drift, is_unspaced, linear, sample
+from lmops_trainer.baseline import is_unspaced, linear, sample
 from lmops_trainer.scores import classification_scores
 from volumes import raw
 
@@ -59,34 +57,6 @@ def test_scripts_without_spaces_are_known_by_their_letters():
     assert not is_unspaced(["an English text with one 字 in it, which is not enough to tell"])
     assert not is_unspaced(["한국어 는 띄어쓰기 가 있다"])
     assert not is_unspaced([])
-
-
-def test_drift_is_measured_against_lengths_unknown_tokens_classes_confidence_and_the_mean_embedding():
-    seen = Seen(
-        lengths=np.array([3, 5, 9]), tokens=17, unknown=1, embedding=np.array([0.5, -1]), deviation=np.array([0.1, 0])
-    )
-
-    picture = drift(
-        seen, "test", 3, ["bad", "good"], np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
-    )
-
-    assert picture["unknownTokenShare"] == pytest.approx(1 / 17)
-    assert picture["labels"] == {"bad": pytest.approx(1 / 3, abs=1e-6), "good": pytest.approx(2 / 3, abs=1e-6)}
-    assert picture["predictions"] == {"bad": pytest.approx(2 / 3, abs=1e-6), "good": pytest.approx(1 / 3, abs=1e-6)}
-    assert picture["embedding"] == {"mean": [0.5, -1.0], "standardDeviation": [0.1, 0.0]}
-    assert picture["tokenLength"]["histogram"] == {"edges": [0, 4, 8, 16], "counts": [1, 1, 1]}
-    assert picture["tokenLength"]["quantiles"]["0.5"] == 5
-    assert picture["confidence"]["mean"] == pytest.approx((0.9 + 0.6 + 0.8) / 3)
-    assert (picture["split"], picture["rows"]) == ("test", 3)
-    json.dumps(picture)
-
-
-def test_the_picture_of_a_language_model_has_no_classes():
-    seen = Seen(np.array([4]), tokens=4, unknown=0, embedding=np.zeros(2), deviation=np.zeros(2))
-
-    assert set(drift(seen, "validation", 1, [], None, None)) == {
-        "split", "rows", "tokenLength", "unknownTokenShare", "embedding",
-    }  # fmt: skip
 
 
 def test_the_sample_is_bounded_drawn_by_the_seed_and_leaves_out_what_is_not_there():

@@ -16,6 +16,7 @@ import torch
 
 from lmops.api import Run
 from lmops_trainer.data.prepared import Prepared
+from lmops_trainer.drift import Baseline
 from lmops_trainer.endings import job_folder
 from lmops_trainer.evaluate import evaluate, verdict, worst
 from lmops_trainer.failures import Refusal
@@ -242,13 +243,25 @@ def test_baseline_json_holds_what_drift_is_measured_against(volume: Volume):
     with torch.no_grad():
         hidden = [model.base_model(input_ids=ids).last_hidden_state[0].mean(0).numpy() for ids in examples]
 
-    picture = json.loads((folder(evaluate(run, SILENT)) / "baseline.json").read_text())
+    published = folder(evaluate(run, SILENT))
 
-    assert picture["embedding"]["mean"] == pytest.approx(np.mean(hidden, axis=0), abs=1e-4)
-    assert picture["embedding"]["standardDeviation"] == pytest.approx(np.std(hidden, axis=0), abs=1e-4)
+    picture = Baseline.read(published)
+    assert picture is not None
+    assert picture.embedding is not None
+    middle = np.mean(hidden, axis=0)
+    assert picture.embedding.mean == pytest.approx(middle, abs=1e-4)
+    assert picture.embedding.spread == pytest.approx(np.sqrt(np.square(hidden - middle).sum(1).mean()), rel=1e-3)
     unknown = sum(int((ids == 1).sum()) for ids in examples) / sum(ids.numel() for ids in examples)
-    assert picture["unknownTokenShare"] == pytest.approx(unknown)
-    assert sum(picture["tokenLength"]["histogram"]["counts"]) == picture["rows"] == 12
+    assert picture.unknown_token_share == pytest.approx(unknown, abs=1e-6)
+    assert sum(picture.token_length.histogram.counts) == picture.rows == 12
+    told = pq.read_table(published / "predictions.parquet").to_pylist()
+    assert picture.predictions is not None
+    names = [row["prediction"] for row in told]
+    shares = {name: names.count(name) / len(names) for name in picture.predictions}
+    assert picture.predictions == pytest.approx(shares, abs=1e-6)
+    assert picture.confidence is not None
+    assert picture.confidence.mean == pytest.approx(np.mean([row["confidence"] for row in told]), abs=1e-4)
+    assert "baseline.json" not in json.loads((published / "lmops.json").read_text())["files"]
 
 
 def test_the_worst_errors_are_the_surest_of_the_wrong_predictions(volume: Volume):

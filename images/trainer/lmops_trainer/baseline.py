@@ -1,11 +1,10 @@
-"""What a model is held against: a linear model of the same rows today, and the picture of those rows on later days."""
+"""What a model is held against: a linear model of the same rows, and the rows that another model is asked."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ CHARACTERS = 10_000
 FEATURES = 2**20
 SAMPLE = 64
 SAMPLE_CHARACTERS = 2_000
-QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 """Letters of scripts that write words without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
 
@@ -103,68 +101,7 @@ class _Features:
         return csr_matrix(hstack([first, second])), shared.reshape(-1, 1)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a model saw and made of the evaluation rows: the picture that later traffic is compared with."""
-
-    lengths: Array
-    """Tokens of each example."""
-    tokens: int
-    unknown: int
-    embedding: Array
-    """The mean, over the rows, of the last hidden state, itself the mean over a row's tokens."""
-    deviation: Array
-    """The standard deviation of the same, by dimension."""
-
-
-def drift(
-    seen: Seen, split: str, rows: int, names: Sequence[str], labels: Array | None, probabilities: Array | None
-) -> dict[str, Any]:
-    """The content of `baseline.json`: lengths, unknown tokens, classes, confidence and the mean embedding."""
-    picture: dict[str, Any] = {
-        "split": split,
-        "rows": rows,
-        "tokenLength": _distribution(seen.lengths, _length_edges(seen.lengths)),
-        "unknownTokenShare": seen.unknown / max(1, seen.tokens),
-        "embedding": {"mean": _rounded(seen.embedding), "standardDeviation": _rounded(seen.deviation)},
-    }
-    if labels is None or probabilities is None:
-        return picture
-    return picture | {
-        "labels": _shares(labels, names),
-        "predictions": _shares(probabilities.argmax(axis=1), names),
-        "confidence": _distribution(probabilities.max(axis=1), np.linspace(0, 1, 21)),
-    }
-
-
 def sample(rows: pa.Table, seed: int) -> list[dict[str, Any]]:
     """Up to 64 rows drawn by the seed: what a gate asks a candidate and the running model."""
     chosen = rows.take(_drawn(rows.num_rows, SAMPLE, seed)).select(["text", "pair", "label"]).to_pylist()
     return [{name: value[:SAMPLE_CHARACTERS] for name, value in row.items() if value is not None} for row in chosen]
-
-
-def _distribution(values: Array, edges: Array) -> dict[str, Any]:
-    if len(values) == 0:
-        return {"mean": None, "quantiles": {}, "histogram": {"edges": [], "counts": []}}
-    counts, _ = np.histogram(values, bins=edges)
-    return {
-        "mean": round(float(np.mean(values)), 6),
-        "quantiles": {f"{q:g}": round(float(np.quantile(values, q)), 6) for q in QUANTILES},
-        "histogram": {"edges": _rounded(edges), "counts": counts.tolist()},
-    }
-
-
-def _length_edges(lengths: Array) -> Array:
-    """Edges that double: short texts differ by a few tokens, long ones by many."""
-    longest = int(lengths.max()) if len(lengths) else 1
-    edges = [0, *(2**power for power in range(2, max(3, longest.bit_length() + 1)))]
-    return np.asarray(edges)
-
-
-def _shares(chosen: Array, names: Sequence[str]) -> dict[str, float]:
-    counts = np.bincount(np.asarray(chosen, dtype=np.int64), minlength=len(names))
-    return {name: round(float(count) / max(1, len(chosen)), 6) for name, count in zip(names, counts, strict=True)}
-
-
-def _rounded(values: Array) -> list[float]:
-    return [round(float(value), 6) for value in values]

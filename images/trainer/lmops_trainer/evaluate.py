@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from lmops.api.run import Result, Run
 from lmops.api.status import ModelReport
 from lmops.api.trainingstatus import EvaluationReport
-from lmops_trainer import baseline, publish, report, uris
+from lmops_trainer import baseline, drift, publish, report, uris
 from lmops_trainer.checkpoints import recover
 from lmops_trainer.data.prepared import Prepared
 from lmops_trainer.endings import job_folder, scratch
@@ -100,6 +100,16 @@ def worst(scored: Scored) -> list[dict[str, Any]]:
     ]
 
 
+def pictured(prepared: Prepared, split: str, scored: Scored) -> drift.Baseline:
+    """The picture of the rows that live traffic will be held against."""
+    rows = prepared.rows(split)
+    if scored.seen is None or scored.told is None:
+        seen = drift.texts(prepared.tokenizer(), rows["text"].to_pylist(), prepared.max_length)
+        return drift.baseline(seen, split, rows.num_rows)
+    told = scored.told
+    return drift.baseline(scored.seen, split, rows.num_rows, prepared.labels, told.labels, told.probabilities)
+
+
 def _weights(run: Run) -> tuple[Path, dict[str, Any]]:
     """The folder of the weights to publish, and how they were chosen."""
     name = "last" if run.spec.output.keep == "Last" else "best"
@@ -178,8 +188,6 @@ def _published(
     )
     rows = prepared.rows(evaluation.split)
     sample = baseline.sample(rows, run.spec.training.seed)
-    told = (scored.told.labels, scored.told.probabilities) if scored.told else (None, None)
-    seen = baseline.drift(scored.seen, evaluation.split, rows.num_rows, prepared.labels, *told)
     passport = publish.passport(run, model, found.files, prepared, evaluation, chosen, sample)
     story = report.Story(run, model, evaluation, prepared.report, worst(scored), _history(run), passport)
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
@@ -188,7 +196,7 @@ def _published(
         beside: dict[str, str | Path] = {
             "README.md": report.card(story),
             "report.html": report.page(story),
-            "baseline.json": json.dumps(seen, indent=1, ensure_ascii=False),
+            drift.NAME: pictured(prepared, evaluation.split, scored).written(),
             "predictions.parquet": predictions,
         }
         logged = (job_folder(run) / name for name in ("metrics.jsonl", "train.log"))

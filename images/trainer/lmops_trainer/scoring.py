@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lmops_trainer.baseline import Seen
+from lmops_trainer import drift
 from lmops_trainer.inference import Collator, Pass, passes, pooled, token_losses
 from lmops_trainer.scores import (
     averaged,
@@ -47,9 +47,10 @@ class Scored:
     predictions: pa.Table
     """One record for each row; for a language model, for each text as the model read it."""
     metrics: dict[str, float]
-    seen: Seen
     told: Told | None = None
     """For tasks that have classes."""
+    seen: drift.Seen | None = None
+    """For the same tasks: what was read, and where it lies."""
 
 
 def classified(
@@ -74,8 +75,8 @@ def classified(
     return Scored(
         predictions=_with_classes(rows, names, told),
         metrics=classification_scores(told.labels, told.predictions, probabilities, names),
-        seen=glance.seen(tokenizer, examples),
         told=told,
+        seen=glance.seen(tokenizer, examples),
     )
 
 
@@ -88,7 +89,6 @@ def foretold(
     masked: bool,
 ) -> Scored:
     """The loss of each text as the model read it; of pairs of sentences also whether their order was told rightly."""
-    glance = _Glance(np.arange(len(examples)))
     losses, tokens = np.zeros(len(examples)), np.zeros(len(examples), dtype=np.int64)
     told, following = np.full((len(examples), 2), -1, dtype=np.int64), 0.0
     for done in _passes(model, examples, collator, report, over_vocabulary=True):
@@ -98,14 +98,13 @@ def foretold(
             truth = done.batch["next_sentence_label"].numpy()
             told[done.chosen] = np.stack([truth, order.argmax(axis=1)], axis=1)
             following += cross_entropy(truth, order) * len(truth)
-        glance.add(done)
     means = losses / np.maximum(tokens, 1)
     columns = {"loss": means, "tokens": tokens}
     metrics = language_model_scores(means, tokens, masked)
     if (told >= 0).any():
         columns |= {"nextSentence": told[:, 0], "predictedNextSentence": told[:, 1]}
         metrics |= next_sentence_scores(*told.T) | {"loss": metrics["loss"] + following / len(examples)}
-    return Scored(_with_losses(tokenizer, examples, columns), metrics, glance.seen(tokenizer, examples))
+    return Scored(_with_losses(tokenizer, examples, columns), metrics)
 
 
 def _passes(
@@ -137,17 +136,9 @@ class _Glance:
         self._sum = self._sum + (embeddings * weights).sum(axis=0)
         self._squares = self._squares + (embeddings**2 * weights).sum(axis=0)
 
-    def seen(self, tokenizer: PreTrainedTokenizerBase, examples: Any) -> Seen:
-        mean = np.asarray(self._sum) / self._rows
-        variance = np.asarray(self._squares) / self._rows - mean**2
-        lengths = _column(examples, "length")
-        return Seen(
-            lengths=lengths,
-            tokens=int(lengths.sum()),
-            unknown=_unknown(tokenizer, examples),
-            embedding=mean,
-            deviation=np.sqrt(np.maximum(variance, 0)),
-        )
+    def seen(self, tokenizer: PreTrainedTokenizerBase, examples: Any) -> drift.Seen:
+        place = drift.embedding(self._rows, np.asarray(self._sum), np.asarray(self._squares))
+        return drift.Seen(_column(examples, "length"), _unknown(tokenizer, examples), place)
 
 
 def _positions(rows: pa.Table, examples: Any) -> Array:
@@ -163,8 +154,8 @@ def _column(examples: Any, name: str) -> Array:
 
 def _unknown(tokenizer: PreTrainedTokenizerBase, examples: Any) -> int:
     """How many tokens stand for text that the vocabulary cannot write."""
-    unknown = tokenizer.unk_token_id
-    if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id):  # GPT-2 has one token for all
+    unknown = drift.unknown_token(tokenizer)
+    if unknown is None:
         return 0
     tables = examples.select_columns(["input_ids"]).with_format("arrow").iter(1_000)
     return sum(
