@@ -57,7 +57,7 @@ class Models:
         """The report on a changed copy."""
         job = run(uri, **spec)
         source = Source.open(job)
-        return measured(job, source, self.copy(source, change), "Half", lambda _: None)
+        return measured(job, source, self.copy(source, change), "Half", lambda _: None).report
 
 
 def run(uri: str, evaluation: dict[str, Any] | None = None, **spec: Any) -> Compression:

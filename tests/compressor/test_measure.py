@@ -82,7 +82,7 @@ def test_a_worse_language_model_has_a_higher_perplexity_and_a_negative_quality(m
     source = Source.open(job)
     small = models.copy(source, shaken(0.3))
 
-    report = measure.measured(job, source, small, "Noise", lambda _: None)
+    report = measure.measured(job, source, small, "Noise", lambda _: None).report
 
     before, after = (model.metrics["perplexity"] for model in (report.original, report.compressed))
     assert report.metric == "perplexity"
@@ -165,7 +165,9 @@ def test_figures_that_are_not_what_they_seem_are_told_so(models: Models, tmp_pat
         job = run(uri, steps=[{"quantize": {"method": method, **({"groupSize": 16} if method != "FP8" else {})}}])
         source = Source.open(job)
         made = applied(job, source, job.spec.steps or [], unread, tmp_path / method, lambda _: None)
-        notes.append([note for note in measured(job, source, made, method, lambda _: None).notes if "FP8" in note])
+        notes.append(
+            [note for note in measured(job, source, made, method, lambda _: None).report.notes if "FP8" in note]
+        )
 
     assert notes == [[fp8.NOTE], []]
 
@@ -189,7 +191,7 @@ def test_a_length_that_was_not_asked_for_is_no_longer_than_the_model_is_given(mo
     job = Compression.model_validate_json(run(uri, evaluation={"lengths": None}).document())  # as a pod is told it
     source = Source.open(job)
 
-    report = measure.measured(job, source, models.copy(source), "Half", lambda _: None)
+    report = measure.measured(job, source, models.copy(source), "Half", lambda _: None).report
 
     assert [latency.length for latency in report.original.latency] == [16]
     assert "Latency is at 16 tokens: the model is given no more." in report.notes

@@ -10,6 +10,7 @@ from lmops.api.compressionreport import SearchReport
 from lmops_compressor import rows
 from lmops_compressor.measure import measured, settings, workplace
 from lmops_compressor.methods import part
+from lmops_compressor.picture import pictured
 from lmops_compressor.publication import published
 from lmops_compressor.search import searched
 from lmops_compressor.source import Source
@@ -38,8 +39,9 @@ def compress(run: Compression, progress: Progress) -> Result:
             made = applied(
                 run, source, steps, cache(partial(rows.calibration, run, source)), folder / "compressed", tell
             )
-        report = measured(run, source, made, words(steps), part(progress.post, COMPRESSED, MEASURED))
-        log.info("%s", report.sentence)
-        model, report = published(run, source, made, report, found)
+        done = measured(run, source, made, words(steps), part(progress.post, COMPRESSED, MEASURED))
+        log.info("%s", done.report.sentence)
+        picture = pictured(source, made, done.rows, done.answers)
+        model, report = published(run, source, made, done.report, found, picture)
     progress.post(100)
     return Result(model=model, report=report, search=found)

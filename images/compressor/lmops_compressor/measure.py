@@ -20,7 +20,7 @@ from lmops_compressor import bootstrap, runners
 from lmops_compressor.comparison import Answers, Scored, metric_of
 from lmops_compressor.methods import Tell
 from lmops_compressor.process import ModelProcess
-from lmops_compressor.rows import scored
+from lmops_compressor.rows import Rows, scored
 from lmops_compressor.source import Source
 from lmops_compressor.steps import Compressed
 from lmops_compressor.verdict import Figures, change, judged, sentence
@@ -54,7 +54,18 @@ class Usage:
     """On energy."""
 
 
-def measured(run: Compression, source: Source, made: Compressed, method: str, tell: Tell) -> CompressionReport:
+@dataclass(frozen=True)
+class Measured:
+    """What measuring has found."""
+
+    report: CompressionReport
+    rows: Rows
+    """The rows that both models were scored on."""
+    answers: Answers
+    """What the compressed model says of them."""
+
+
+def measured(run: Compression, source: Source, made: Compressed, method: str, tell: Tell) -> Measured:
     """Both models side by side, and the verdict. A model that dies or answers no numbers is a Refusal."""
     rows, chosen = scored(run, source), run.spec.evaluation
     timed, notes = settings(run, source), []
@@ -78,7 +89,7 @@ def measured(run: Compression, source: Source, made: Compressed, method: str, te
     if rows.name == "validation":
         notes.append("There were no test rows: these rows also chose the checkpoint of the original.")
     models_ = [_figures(*each) for each in zip(folders, weights, used, said, strict=True)]
-    return _reported(run, source, made, method, told, said, models_, notes)
+    return Measured(_reported(run, source, made, method, told, said, models_, notes), rows, said[1])
 
 
 def settings(run: Compression, source: Source) -> list[Setting]:

@@ -15,12 +15,19 @@ from lmops_compressor.search import tried
 from lmops_compressor.source import Source
 from lmops_compressor.steps import Compressed
 from lmops_trainer import publish, uris
+from lmops_trainer.drift import NAME as BASELINE
+from lmops_trainer.drift import Baseline
 from lmops_trainer.endings import replace
 from lmops_trainer.log import log
 
 
 def published(
-    run: Compression, source: Source, made: Compressed, report: CompressionReport, search: SearchReport | None
+    run: Compression,
+    source: Source,
+    made: Compressed,
+    report: CompressionReport,
+    search: SearchReport | None,
+    picture: Baseline | None,
 ) -> tuple[ModelReport, CompressionReport]:
     """Puts the model into its folder; one that has not passed is there to be looked at.
 
@@ -40,7 +47,8 @@ def published(
         "report.json": json.dumps(report.manifest(), indent=1, ensure_ascii=False),
     }
     about = passport(run, source, model, found.files, report)
-    publish.publish(found, uris.path(output), f"{run.run.uid}-{run.run.attempt}", about, papers)
+    beside = papers | ({BASELINE: picture.written()} if picture else {})
+    publish.publish(found, uris.path(output), f"{run.run.uid}-{run.run.attempt}", about, beside)
     if other:
         for name, text in papers.items():
             replace(home / name.replace("report", f"report-{run.run.job}"), text)
