@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
+from datasets import Dataset as Table
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 import compressed
@@ -25,9 +27,13 @@ from lmops.api.compression import Quantize
 from lmops_compressor import methods
 from lmops_compressor.export import export
 from lmops_compressor.source import Source
+from lmops_trainer import drift
 from lmops_trainer.publish import fingerprint, publish
+from lmops_trainer.scoring import classified
 from volumes import raw
 
+LEARNED, HELD_OUT = 640, 600
+"""Reviews that the classifier has learned from, and the next ones."""
 NAME = "served"
 """The service, and so the model's name in requests."""
 
@@ -42,12 +48,20 @@ class Volumes:
     def models(self) -> Path:
         return self.root / "models"
 
-    def publish(self, name: str, folder: Path, task: str, labels: list[str] | None = None, **more: Any) -> str:
+    def publish(
+        self,
+        name: str,
+        folder: Path,
+        task: str,
+        labels: list[str] | None = None,
+        beside: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> str:
         """Publishes what lies in a folder, as a job does; returns its URI."""
         model = fingerprint(folder)
         passport = {"kind": "Passport", "digest": model.digest, "task": task, "labels": labels or []}
         about = passport | {"files": dict(model.files)} | more
-        home = publish(model, self.models / name, "test", about, {})
+        home = publish(model, self.models / name, "test", about, beside or {})
         return f"pvc://models/{name}/{home.name}"
 
 
@@ -56,6 +70,29 @@ def classifier(volumes: Volumes, scratch: Path) -> str:
     source = tuned.classifier(_made(scratch / "classifier"))
     _with_labels(source.folder, source.labels)
     return volumes.publish("reviews", source.folder, source.task, source.labels, maxLength=48)
+
+
+def pictured(volumes: Volumes, scratch: Path) -> str:
+    """The same with the picture of its held-out rows, drawn as evaluation draws it."""
+    source = tuned.classifier(_made(scratch / "pictured"))
+    _with_labels(source.folder, source.labels)
+    rows = tuned.reviews(source, HELD_OUT, skip=LEARNED)
+    examples = Table.from_list(list(rows.examples))
+    table = pa.table({"row": examples["row"], "label": [source.labels[number] for number in examples["label"]]})
+    scored = classified(
+        source.model(), source.tokenizer(), examples, table, source.labels, rows.collator, lambda _: None
+    )
+    assert scored.seen
+    assert scored.told
+    found = drift.baseline(scored.seen, "test", HELD_OUT, source.labels, scored.told.labels, scored.told.probabilities)
+    return volumes.publish(
+        "pictured", source.folder, source.task, source.labels, {drift.NAME: found.written()}, maxLength=48
+    )
+
+
+def held_out() -> list[str]:
+    """The texts of the same rows."""
+    return tuned.texts(HELD_OUT, skip=LEARNED)
 
 
 def quantized(volumes: Volumes, scratch: Path, classifier: str) -> str:

@@ -38,15 +38,19 @@ def language_model(folder: Path, epochs: int = 6) -> Source:
 
 
 def reviews(source: Source, count: int, skip: int = 0) -> Rows:
-    """Reviews of films, bad and good ones in turn: the file has them in long runs."""
-    lines = [line.split("\t") for line in raw("movieReviewSnippets_GroundTruth.txt").read_text("utf-8").splitlines()]
-    sides = [[text for _, score, text in lines if (float(score) > 0) == good] for good in (False, True)]
+    """Reviews of films, bad and good ones in turn."""
     made = []
-    for number in range(skip, skip + count):
-        text = sides[number % 2][number // 2]
+    for number, text in enumerate(texts(count, skip), skip):
         ids = source.tokenizer()(text, truncation=True, max_length=source.max_length)["input_ids"]
         made.append({"input_ids": ids, "length": len(ids), "row": number, "label": number % 2})
     return compressed.rows(source, made)
+
+
+def texts(count: int, skip: int = 0) -> list[str]:
+    """Their texts: the file has bad and good ones in long runs."""
+    lines = [line.split("\t") for line in raw("movieReviewSnippets_GroundTruth.txt").read_text("utf-8").splitlines()]
+    sides = [[text for _, score, text in lines if (float(score) > 0) == good] for good in (False, True)]
+    return [sides[number % 2][number // 2] for number in range(skip, skip + count)]
 
 
 def _trained(model: PreTrainedModel, batches: list[dict[str, Any]], rate: float, folder: Path) -> None:

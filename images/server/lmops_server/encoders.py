@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,6 +16,8 @@ from lmops_trainer.tasks.batches import padded
 
 ROWS = 64
 """The most rows of a pass."""
+PLACED = 8
+"""Of how many rows of a pass one is told where it lies: the oldest first."""
 QUANTIZER = "DynamicQuantizeLinear"
 """What makes a graph's scale of 8 bits depend on all rows of a batch."""
 
@@ -38,6 +40,8 @@ class Encoder(Protocol):
     """Passes that may run at once."""
     embeds: bool
     """Whether it tells embeddings."""
+    placed: Callable[[Array], None] | None
+    """Told the embeddings of a few examples of each pass, by an encoder that has embeddings."""
 
     def __call__(self, examples: Sequence[Example]) -> list[Array]:
         """Of each example: [classes], or [masks, vocabulary], or [width]."""
@@ -56,6 +60,7 @@ class _Module:
 
     workers = 1
     embeds = True
+    placed: Callable[[Array], None] | None = None
 
     def __init__(self, opened: Opened, threads: int, pad: int, mask: int | None) -> None:
         torch.set_num_threads(threads)
@@ -79,7 +84,11 @@ class _Module:
         self._hidden.clear()
         found = self._model(**given)
         scores = found["logits"].float().cpu().numpy() if self._scored else None
-        embeddings = pooled(self._hidden.pop(), given["attention_mask"]) if any(e.embed for e in examples) else None
+        hidden = self._hidden.pop()
+        if self.placed:
+            for row in range(0, len(examples), PLACED):
+                self.placed(hidden[row, : len(examples[row].ids)].mean(dim=0).float().cpu().numpy())
+        embeddings = pooled(hidden, given["attention_mask"]) if any(e.embed for e in examples) else None
         return _answers(examples, batch, scores, embeddings, self._mask)
 
 
@@ -91,6 +100,7 @@ class _Graph:
     """
 
     embeds = False
+    placed: Callable[[Array], None] | None = None
 
     def __init__(self, opened: Opened, threads: int, pad: int, mask: int | None) -> None:
         from lmops_compressor.runners.onnx import OnnxRunner

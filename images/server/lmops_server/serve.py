@@ -18,6 +18,7 @@ import uvicorn
 from lmops.api import Failure, LastWords, Serving
 from lmops_server import threads
 from lmops_server.admission import Admission
+from lmops_server.drift import Exposed, drift
 from lmops_server.metrics import Metrics
 from lmops_server.opened import Opened
 from lmops_server.requestlog import Requests
@@ -72,6 +73,7 @@ def loaded(serving: Serving) -> Service:
         tokenizer=opened.tokenizer(),
     )
     _with_engine(service)
+    _watch(service)
     metrics.gauge("lmops_inputs_working", "Inputs that wait or are worked on.", lambda: service.admission.taken)
     metrics.gauge("lmops_inputs_most", "Inputs that are taken on at most.", lambda: service.admission.most)
     log.info(
@@ -101,6 +103,16 @@ def _with_engine(service: Service) -> None:
     metrics.gauge(*waiting, lambda: texts.batcher.waiting)
     service.texts = texts
     asyncio.run(_warm_texts(texts))
+
+
+def _watch(service: Service) -> None:
+    """Once the model is warm: what warms it is no traffic."""
+    service.drift, service.no_drift = drift(service.opened)
+    service.metrics.registry.register(Exposed(service.drift))
+    if service.drift is None:
+        log.warning("no drift is told: %s", service.no_drift)
+    elif service.texts:
+        service.texts.watch(service.drift)
 
 
 def _ends(service: Service) -> set[int]:

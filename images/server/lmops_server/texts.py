@@ -15,6 +15,7 @@ from lmops.api.dataset import Dataset
 from lmops.api.trainingjob import TrainingSettings
 from lmops_compressor.runners import Array
 from lmops_server.batcher import Batcher
+from lmops_server.drift import Drift
 from lmops_server.encoders import Encoder, Example
 from lmops_server.faults import wrong
 from lmops_server.opened import Opened
@@ -81,10 +82,16 @@ class Texts:
         self.tokenizer = opened.tokenizer()
         self._long = opened.tokenizer(), ThreadPoolExecutor(1, "tokens")  # no two threads may use one tokenizer
         self.embeds = encoder.embeds
+        self._encoder = encoder
+        self._drift: Drift | None = None
         self._longest = longest
         self.batcher: Batcher[Example, Array] = Batcher(
             encoder, lambda example: len(example.ids), encoder.room, encoder.workers, took
         )
+
+    def watch(self, drift: Drift) -> None:
+        """From now on what is asked and answered is held against the held-out rows."""
+        self._drift, self._encoder.placed = drift, drift.placed
 
     async def classify(self, asked: Sequence[Asked]) -> Classified:
         """The classes of texts; of one in windows, the mean over these."""
@@ -94,7 +101,9 @@ class Texts:
         scores /= scores.sum(-1, keepdims=True)
         probabilities = np.zeros((len(asked), scores.shape[1]))
         np.add.at(probabilities, read.owners, scores)
-        return Classified(probabilities / np.bincount(read.owners, minlength=len(asked))[:, None], read)
+        probabilities /= np.bincount(read.owners, minlength=len(asked))[:, None]
+        self._seen(read.examples, probabilities)
+        return Classified(probabilities, read)
 
     async def fill(self, asked: Sequence[Asked], candidates: int) -> Filled:
         """Words for the masks of texts."""
@@ -109,6 +118,7 @@ class Texts:
                     "input",
                 )
         found = await self.batcher.ask(read.examples)
+        self._seen(read.examples)
         return Filled([[self._candidates(scores, candidates) for scores in masks] for masks in found], read)
 
     async def embed(self, asked: Sequence[Asked | list[int]]) -> Embedded:
@@ -124,9 +134,17 @@ class Texts:
         texts = iter(read.examples)
         given = [next(texts) if isinstance(one, Asked) else self._given(one, i) for i, one in enumerate(asked)]
         found = np.stack(await self.batcher.ask([example._replace(embed=True) for example in given]))
+        self._seen(given)
         vectors = found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
         tokens = sum(len(example.ids) for example in given)
         return Embedded(vectors, Read(given, [*range(len(given))], tokens, read.truncated))
+
+    def _seen(self, examples: Sequence[Example], probabilities: Array | None = None) -> None:
+        if self._drift is None:
+            return
+        self._drift.read([example.ids for example in examples])
+        if probabilities is not None:
+            self._drift.classified(probabilities)
 
     async def _read(self, asked: Sequence[Asked], dataset: Dataset) -> Read:
         if sum(len(text) + len(pair or "") for text, pair in asked) <= QUICK:

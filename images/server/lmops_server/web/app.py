@@ -42,6 +42,12 @@ def app(service: Service) -> Starlette:
     async def figures(request: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    async def stats(request: Request) -> Response:
+        """Rate and latency of the last minute, and drift: as open as the metrics, which say the same."""
+        drift = service.drift.figures().manifest() if service.drift else {"unavailable": service.no_drift}
+        working = {"working": service.admission.taken, "draining": service.draining}
+        return JSONResponse({**service.requests.pace(), **working, "drift": drift})
+
     async def page(request: Request) -> Response:
         return HTMLResponse(PAGE.read_text("utf-8"))
 
@@ -58,7 +64,7 @@ def app(service: Service) -> Starlette:
             Route("/v2/health/ready", ready),
             Route("/healthz", health),
             get("/passport", passport),
-            get("/stats", stats),
+            Route("/stats", stats),
             get("/v1/models", models, "openai"),
             get("/v1/models/{model}", model, "openai"),
             post("/v1/models/{model}:predict", v1.predict, "kserve", operation),
@@ -128,12 +134,6 @@ async def passport(call: Call) -> dict[str, Any]:
         "generation": call.service.serving.spec.generation.manifest() if opened.task == "CausalLM" else None,
         "passport": known,
     }
-
-
-async def stats(call: Call) -> dict[str, Any]:
-    """`GET /stats`: rate and latency of the last minute."""
-    service = call.service
-    return {**service.requests.pace(), "working": service.admission.taken, "draining": service.draining}
 
 
 def _model(call: Call) -> dict[str, Any]:

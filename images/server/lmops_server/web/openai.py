@@ -127,7 +127,10 @@ def _job(
         "model": call.service.opened.name,
         "system_fingerprint": (call.service.opened.digest or "sha256:none").removeprefix("sha256:")[:12],
     }
-    return Job(call, form, asks(call.service, form, given, new, logprobs), given, operation, head)
+    job = Job(call, form, asks(call.service, form, given, new, logprobs), given, operation, head)
+    if call.service.drift:
+        call.service.drift.read(given)
+    return job
 
 
 async def _whole(job: Job) -> list[Text]:

@@ -32,7 +32,7 @@ GETS = {
     "/v2/health/live": "Whether the server lives",
     "/v2/health/ready": "Whether the server answers",
     "/passport": "What the model came from",
-    "/stats": "Rate and latency of the last minute",
+    "/stats": "Rate and latency of the last minute, and drift",
 }
 REFUSALS = {
     "400": "The request is wrong; the sentence says how",

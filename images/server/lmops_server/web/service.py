@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lmops.api import Serving
 from lmops.api.languagemodelservice import Limits
 from lmops_server.admission import Admission
+from lmops_server.drift import Drift
 from lmops_server.faults import Fault
 from lmops_server.metrics import Metrics
 from lmops_server.opened import Opened
@@ -43,6 +44,10 @@ class Service:
     """Where it is an encoder."""
     writer: Writer | None = None
     """Where it is a language model."""
+    drift: Drift | None = None
+    """The traffic of late, held against the held-out rows."""
+    no_drift: str = ""
+    """Why it is not, and what to do."""
     draining: bool = False
     """No new requests should come: the process is asked to end."""
     started: int = field(default_factory=lambda: int(time.time()))
