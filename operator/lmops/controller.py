@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from lmops import events
 from lmops.cache import SELECTOR, Cache
 from lmops.cluster import Cluster, RefusedError
+from lmops.figures import Figures
 from lmops.kinds import Kind
 from lmops.obstacles import Obstacles
 from lmops.patches import difference
@@ -44,6 +45,8 @@ class Controller:
         """Told of a resource that something it waits for has changed."""
         self.obstacles = Obstacles(cluster, self.cache, now)
         """What others say that keeps children from their pods."""
+        self.figures = Figures()
+        """What servers say of their traffic."""
         self.since: datetime | None = None
         """Since when the cluster was there without a break: whoever reports could be heard."""
         self.absent: set[str] = set()
@@ -170,8 +173,10 @@ class Controller:
             else:
                 self.cache.take_as(key, found)
         modes = await self._modes(key.namespace, kind.claims(resource))
+        there = self.cache.observed(key)
         return replace(
-            self.cache.observed(key),
+            there,
+            figures=await self.figures.of(there.pods),
             refused=self.refused.get(key, {}),
             obstacles=self.obstacles.heard.get(key, {}),
             modes=modes,

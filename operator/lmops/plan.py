@@ -87,6 +87,8 @@ class Observed:
     """What others say that keeps a child from its pods."""
     absent: frozenset[str] = frozenset()
     """The kinds of children that are not installed here."""
+    figures: Mapping[str, Manifest] = field(default_factory=dict)
+    """What pods that answer have told of themselves, by their names."""
     since: datetime | None = None
     """Since when all that runs report was heard; before that, silence means nothing."""
 

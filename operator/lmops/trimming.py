@@ -65,7 +65,8 @@ def _trimmed_status(manifest: Manifest) -> Json:
         for condition in status.get("conditions") or ()
         if not is_pod or condition["type"] in speaking
     ]
-    slim = {name: status[name] for name in ("phase", "reason", "message") if name in status}
+    known = ("phase", "reason", "message", *(("podIP",) if serves and is_pod else ()))
+    slim = {name: status[name] for name in known if name in status}
     parts = ("state", "lastState") if serves else ("state",)  # a run's container never starts again
     main = _main_container(manifest)
     containers = [{part: main.get(part) or {} for part in parts}] if main else []

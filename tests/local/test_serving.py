@@ -58,9 +58,10 @@ def test_a_service_is_told_from_its_start_to_ctrl_c(laptop: Any, eventually: Any
 
     assert asked(url)["model"] == {"uri": "pvc://models/a", "trustRemoteCode": False}
     heading, row = laptop.lmops("get", "lms")[1].splitlines()
-    assert heading.split() == ["NAME", "PHASE", "MODEL", "REPLICAS", "URL", "REASON", "AGE"]
-    assert row.split()[:5] == ["films", "Serving", "pvc://models/a", "1/1", url]
-    assert f"  serving   {url}  pvc://models/a" in laptop.lmops("describe", "films")[1].splitlines()
+    assert heading.split() == ["NAME", "PHASE", "MODEL", "REPLICAS", "LOAD", "URL", "REASON", "AGE"]
+    assert row.split()[:4] == ["films", "Serving", "pvc://models/a", "1/1"]
+    assert url in row.split()
+    assert f"  serving   {url}  pvc://models/a" in laptop.lmops("describe", "films")[1]
     assert laptop.lmops("logs", "films")[1] == "loads pvc://models/a\n"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)

@@ -73,10 +73,18 @@ def slow(percent: str) -> str:
     return f"{percent}% of the answers take longer than 0.5 s; slo.latency allows that of 5 % over 30 days."
 
 
+def drifted(of: str, by: str) -> str:
+    return (
+        "For half an hour its inputs have not been like the rows that the model was evaluated on: "
+        f"{of} is off by {by}, more than monitoring.drift allows."
+    )
+
+
 ERRORS, SLOW = "LanguageModelServiceErrors", "LanguageModelServiceSlow"
 DOWN, QUEUE, FULL = "LanguageModelServiceDown", "LanguageModelServiceQueue", "LanguageModelServiceSaturated"
 MEMORY, RESTARTS = "LanguageModelServiceMemory", "LanguageModelServiceRestarts"
 QUIET = "LanguageModelServiceNoTraffic"
+DRIFT = "LanguageModelServiceDrift"
 NOBODY = "It is up, and has had no request for 30 minutes (monitoring.noTrafficMinutes)."
 UP: Series = ("up", {"pod": "a"}, "1x600")
 CASES = {
@@ -175,6 +183,44 @@ CASES = {
     "no traffic for long": Case(QUIET, (UP, (COUNT, {}, "0+9x30 270x90")), "66m", {"warning": NOBODY}),
     "no request ever": Case(QUIET, (UP,), "30m", {"warning": NOBODY}),
     "a request a minute": Case(QUIET, (UP, (COUNT, {}, "0+1x90")), "66m", {}),
+    "labels of another kind": Case(
+        DRIFT,
+        (
+            ("lmops_drift_psi", {"pod": "a", "of": "labels"}, "0.1x9 0.61x60"),
+            ("lmops_drift_psi", {"pod": "b", "of": "labels"}, "0.1x70"),
+            ("lmops_drift_psi", {"pod": "a", "of": "tokenLength"}, "0.2x70"),
+        ),
+        "41m",
+        {"warning": drifted("labels", "0.61")},
+        {"of": "labels"},
+    ),
+    "words of another language": Case(
+        DRIFT,
+        (("lmops_drift_unknown_tokens", {"pod": "a"}, "0.31x60"),),
+        "31m",
+        {"warning": drifted("unknownTokens", "0.31")},
+        {"of": "unknownTokens"},
+    ),
+    "texts of another kind": Case(
+        DRIFT,
+        (("lmops_drift_embedding_distance", {"pod": "a"}, "1.5x60"),),
+        "31m",
+        {"warning": drifted("embedding", "1.50")},
+        {"of": "embedding"},
+    ),
+    "more drift is allowed": Case(
+        DRIFT,
+        (
+            ("lmops_drift_psi", {"pod": "a", "of": "labels"}, "0.61x60"),
+            ("lmops_drift_unknown_tokens", {"pod": "a"}, "0.31x60"),
+            ("lmops_drift_embedding_distance", {"pod": "a"}, "1.5x60"),
+        ),
+        "41m",
+        {},
+        of=service(monitoring={"drift": {"maxPSI": 0.7, "maxUnknownTokens": 0.4, "maxEmbeddingDistance": 2}}),
+    ),
+    "long prompts": Case(DRIFT, (("lmops_drift_psi", {"pod": "a", "of": "promptLength"}, "9x60"),), "41m", {}),
+    "drift of a moment": Case(DRIFT, (("lmops_drift_psi", {"pod": "a", "of": "labels"}, "0.61x9 0.1x60"),), "41m", {}),
     "no traffic as it is down": Case(QUIET, (("up", {"pod": "a"}, "0x90"),), "66m", {}),
 }
 
@@ -245,4 +291,4 @@ def test_a_pace_that_no_share_could_reach_is_brought_halfway():
 def test_what_is_not_promised_raises_nothing():
     names = {rule["alert"] for rule in alerts(service())}
 
-    assert names == {ERRORS, DOWN, QUEUE, FULL, RESTARTS}
+    assert names == {ERRORS, DOWN, QUEUE, FULL, RESTARTS, DRIFT}

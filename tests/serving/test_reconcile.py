@@ -72,7 +72,9 @@ def test_it_starts_serves_and_then_rests():
 
     serves = after(starts, *there, pod(starts, A))
     assert (serves.status.phase, serves.status.model, serves.status.history) == ("Serving", model(A), [model(A)])
-    assert serves.status.display.manifest() == {"model": "aaaaaaaaaaaa", "replicas": "1/1", "reason": ""}
+    assert serves.status.display.manifest() == {
+        "model": "aaaaaaaaaaaa", "replicas": "1/1", "load": "", "reason": "",
+    }  # fmt: skip
     assert holds(serves) == {
         "Accepted": "True",
         "Ready": "True",

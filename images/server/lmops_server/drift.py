@@ -40,7 +40,7 @@ class Figures(NamedTuple):
         """As JSON: what is not known is left out."""
         names = {"unknownTokens": self.unknown_tokens, "embedding": self.embedding}
         indices = {name: round(value, 4) for name, value in self.psi.items()}
-        return {"rows": self.rows, "psi": indices} | {
+        return {"rows": self.rows, "least": LEAST, "psi": indices} | {
             name: round(value, 4) for name, value in names.items() if value is not None
         }
 

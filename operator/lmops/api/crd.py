@@ -83,6 +83,7 @@ KINDS = (
             Column("Phase", ".status.phase"),
             Column("Model", ".status.display.model"),
             Column("Replicas", ".status.display.replicas"),
+            Column("Load", ".status.display.load"),
             Column("URL", ".status.url"),
             Column("Reason", ".status.display.reason"),
             Column("Source", ".status.model.name", priority=1),

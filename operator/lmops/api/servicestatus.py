@@ -111,6 +111,44 @@ class RolloutReport(Report):
     """How the latest candidate fares, or how this model has passed."""
 
 
+class DriftReport(Report):
+    """How far the inputs of late are from the rows that the model was evaluated on, at the replica that is farthest."""
+
+    rows: Annotated[int, Field(ge=0)] = 0
+    """The inputs that it is told of, of all replicas."""
+    token_length: float | None = None
+    """The population stability index of token lengths."""
+    prompt_length: float | None = None
+    """The same of a language model's prompts, beside the texts that it was evaluated on: nobody is told of it."""
+    labels: float | None = None
+    """The same of the predicted labels."""
+    confidence: float | None = None
+    """The same of the probability of the predicted label."""
+    unknown_tokens: float | None = None
+    """The share of unknown tokens, less that of the held-out rows."""
+    embedding: float | None = None
+    """From the middle of the held-out rows to that of the inputs, where 1 is how far those rows are from it themselves."""
+
+
+class ServiceMetrics(Report):
+    """What the replicas told of the last minute when they were asked last."""
+
+    replicas: Annotated[int, Field(ge=0)] = 0
+    """How many have answered."""
+    requests_per_second: Annotated[float, Field(ge=0)] = 0
+    """Of all of them."""
+    tokens_per_second: Annotated[float, Field(ge=0)] = 0
+    """Tokens that were written."""
+    error_ratio: float | None = None
+    """The share of requests that were answered with 5xx."""
+    p50_seconds: float | None = None
+    """The median of the time to an answer, at the slowest of them."""
+    p95_seconds: float | None = None
+    """What one answer in twenty takes longer than, at the slowest of them."""
+    drift: DriftReport | None = None
+    """How far the inputs of late are from the rows that the model was evaluated on; see also the condition DriftUnavailable."""
+
+
 class ServiceDisplay(Report):
     """What `kubectl get` shows where a path into the status would not do."""
 
@@ -118,6 +156,8 @@ class ServiceDisplay(Report):
     """The model that answers: the beginning of its digest, or its place."""
     replicas: Line = ""
     """Replicas that answer, of those wanted."""
+    load: Line = ""
+    """Requests a second, and the time that one answer in twenty takes longer than."""
     reason: Cell = ""
     """What is going on, or what went wrong."""
 
@@ -128,7 +168,7 @@ class LanguageModelServiceStatus(Report):
     phase: ServicePhase | None = None
     """Where the service stands, in one word."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = []
-    """Accepted, Ready, Progressing, Degraded; Following, where the model is a job's; Monitored, where anything could watch it; Reconciling and Stalled for tools that wait."""
+    """Accepted, Ready, Progressing, Degraded; Following, where the model is a job's; Monitored, where anything could watch it; DriftUnavailable, once its replicas tell; Reconciling and Stalled for tools that wait."""
     observed_generation: int | None = None
     """The generation of the spec that this status speaks of."""
     display: ServiceDisplay = ServiceDisplay()
@@ -139,6 +179,8 @@ class LanguageModelServiceStatus(Report):
     """The model that answers."""
     replicas: Replicas = Replicas()
     """The server's processes."""
+    metrics: ServiceMetrics | None = None
+    """Rate, latency, errors and drift, as its replicas tell them."""
     rollout: RolloutReport | None = None
     """The way of the latest model to those who ask."""
     history: Annotated[list[ResolvedModel], Field(max_length=10)] = []

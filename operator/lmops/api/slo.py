@@ -37,6 +37,17 @@ class Slo(Model):
     """How soon answers are there. Default: nothing is promised."""
 
 
+class Drift(Model):
+    """How far the inputs of late may be from the rows that the model was evaluated on, before somebody is told."""
+
+    max_psi: Annotated[float, Field(gt=0, le=100)] = Field(default=0.25, alias="maxPSI")
+    """The population stability index of token lengths, of predicted labels and of confidence: 0.1 is little, 0.25 much."""
+    max_unknown_tokens: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """By how much the share of tokens that the vocabulary cannot write may be larger."""
+    max_embedding_distance: Annotated[float, Field(gt=0, le=1000)] = 0.5
+    """From the middle of the held-out rows to that of the inputs, where 1 is how far those rows are from it themselves."""
+
+
 class Monitoring(Model):
     """How it is watched, where Prometheus' operator is installed."""
 
@@ -57,5 +68,7 @@ class Monitoring(Model):
     """Seconds between two looks at a replica's metrics."""
     no_traffic_minutes: Annotated[int, Field(ge=5, le=10_080)] | None = None
     """Minutes without a single request after which somebody is told. Default: nobody, as many services have quiet hours."""
+    drift: Drift = Drift()
+    """How far its inputs may be from those that it was evaluated on."""
     alert_labels: AlertLabels = {}
     """Labels of its alerts, by which Alertmanager finds whom to tell: for instance `team: search`."""

@@ -43,7 +43,12 @@ class Cluster:
     def observed(self) -> Observed:
         """What reconcile sees: copies, so that nobody holds the same thing twice."""
         found = Observed.of(copy.deepcopy([*self.children.values(), *self.pods.values()]))
-        return replace(found, absent=UNCONTROLLED)
+        return replace(found, absent=UNCONTROLLED, figures=self.figures())
+
+    def figures(self) -> dict[str, Manifest]:
+        """What the servers say of their traffic, by the names of their pods."""
+        told = {name: self.kubelet.figures(pod["metadata"]["uid"]) for name, pod in self.pods.items()}
+        return {name: figures for name, figures in told.items() if figures}
 
     def create(self, manifest: Manifest, now: datetime) -> None:
         """Creates a child once; one that is there already stays as it is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -20,6 +20,8 @@ from lmops.settings import Settings
 
 TICK = 0.1
 """Seconds between two looks."""
+HEARD = timedelta(seconds=2)
+"""How soon what servers say of their traffic is looked at again."""
 
 
 class Outcome(StrEnum):
@@ -43,6 +45,8 @@ class Engine:
         self.resource: Manifest = {}
         self.stamp = -1
         self.again: datetime | None = None
+        self.traffic: dict[str, Manifest] = {}
+        self.traffic_at = datetime.min.replace(tzinfo=UTC)
         self.stopping = self.stale = False
         self.awaited: tuple[Ref, ...] = ()
         self.heard: tuple[int, ...] = ()
@@ -104,9 +108,16 @@ class Engine:
             return self._stopped(now)
         if "deletionTimestamp" in self.resource["metadata"]:
             return self._deleted(now)
-        if moved or due or self.stale:
+        if moved or due or self.stale or self._has_traffic(now):
             self._carry_out(self._plan(now), now)
         return self._end(now)
+
+    def _has_traffic(self, now: datetime) -> bool:
+        """Whether the servers say something new; they would every second."""
+        if now < self.traffic_at + HEARD:
+            return False
+        before, self.traffic, self.traffic_at = self.traffic, self.cluster.figures(), now
+        return before != self.traffic
 
     def _look(self) -> None:
         """Reads what the user asks for, when it has changed; and sees whether what it waits for has."""

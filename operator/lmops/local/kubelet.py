@@ -74,6 +74,11 @@ class Kubelet:
             return self._restart(pod, now)
         return self._start(pod, now)
 
+    def figures(self, uid: str) -> Manifest:
+        """What the server in a pod says of its traffic, `{}` where it says nothing."""
+        at_work = self.running.get(uid)
+        return at_work.probe.figures if at_work and at_work.probe else {}
+
     def go_down(self, now: datetime, found: list[Manifest]) -> None:
         """A node shutdown: every container is told to end, and has its grace to do so."""
         self.going_down = True
@@ -104,7 +109,8 @@ class Kubelet:
             self.accelerators.give_back(uid)
             return pods.ended(pod, 128, now, reason="StartError", message=str(error))
         process.remember(box.folder / "process.json")
-        probe = Probe(f"http://{HOST}:{address['port']}{path}") if path else None
+        own = f"http://{HOST}:{address['port']}" if path else ""
+        probe = Probe(f"{own}{path}", f"{own}/stats") if path else None
         self.running[uid] = Running(process, probe=probe)
         return pods.running(pod, now, pods.container_status(pod).get("restartCount", 0), **address)
 

@@ -15,6 +15,9 @@ GOOD = 'error_type=""'
 FAILED = 'error_type=~"5..|429"'
 COUNTED = 'error_type=~"|5..|429"'
 """Answers that are good, that failed, and both: wrong requests, and clients that left, are no fault of the service."""
+DRIFT = "LanguageModelServiceDrift"
+PROMPTS = '"promptLength"'
+"""What is shown and raises nothing: prompts are beginnings, and as long as their authors like."""
 SATURATED, NEAR = 0.8, 0.9
 """Shares of the inputs, and of the memory, that a replica may have at the most: from here on it is close to that."""
 
@@ -58,7 +61,7 @@ def groups(service: LanguageModelService, target: str, runbooks: str) -> list[Ma
     recorded = [_recorded(service, "failed", window, failed(target, window)) for window in WINDOWS]
     if latency:
         recorded += [_recorded(service, "slow", window, slow(latency, target, window)) for window in WINDOWS]
-    told = [*_promises(service), *_health(service, target)]
+    told = [*_promises(service), *_health(service, target), _drift(service, target)]
     return [
         {"name": f"{name}.shares", "rules": recorded},
         {"name": f"{name}.alerts", "rules": [_rule(service, alert, runbooks) for alert in told]},
@@ -183,6 +186,30 @@ def _health(service: LanguageModelService, target: str) -> Iterator[Alert]:
             f"It is up, and has had no request for {quiet} minutes (monitoring.noTrafficMinutes).",
             f"{quiet}m",
         )
+
+
+def _drift(service: LanguageModelService, target: str) -> Alert:
+    """That inputs are not like those that the model was evaluated on, at one replica at the least."""
+    most = service.spec.monitoring.drift
+    measures = (
+        (f"max by (of) (lmops_drift_psi{{{target},of!={PROMPTS}}})", most.max_psi),
+        (_named("unknownTokens", f"max(lmops_drift_unknown_tokens{{{target}}})"), most.max_unknown_tokens),
+        (_named("embedding", f"max(lmops_drift_embedding_distance{{{target}}})"), most.max_embedding_distance),
+    )
+    return Alert(
+        DRIFT,
+        "warning",
+        " or ".join(f"{measure} > {limit:g}" for measure, limit in measures),
+        f"{_title(service)} is asked other things than it learned",
+        "For half an hour its inputs have not been like the rows that the model was evaluated on: {{ $labels.of }} is "
+        'off by {{ $value | printf "%.2f" }}, more than monitoring.drift allows.',
+        "30m",
+    )
+
+
+def _named(of: str, expression: str) -> str:
+    """A figure with the label that others have by themselves."""
+    return f'label_replace({expression}, "of", "{of}", "", "")'
 
 
 def _rule(service: LanguageModelService, alert: Alert, runbooks: str) -> Manifest:

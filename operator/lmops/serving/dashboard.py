@@ -61,6 +61,20 @@ def panels(target: str) -> tuple[Panel, ...]:
         Panel("Memory", "bytes", (Curve(f"process_resident_memory_bytes{{{target}}}", "{{pod}}"),)),
         Panel("Cores", "short", (Curve(_rate("process_cpu_seconds_total", target, "pod"), "{{pod}}"),)),
         Panel(
+            "Drift: stability index",
+            "short",
+            (Curve(f"max by (of) (lmops_drift_psi{{{target}}})", "{{of}}"),),
+        ),
+        Panel(
+            "Drift: embeddings and unknown tokens",
+            "short",
+            (
+                Curve(f"max(lmops_drift_embedding_distance{{{target}}})", "distance in spreads"),
+                Curve(f"max(lmops_drift_unknown_tokens{{{target}}})", "unknown tokens, more than at evaluation"),
+            ),
+        ),
+        Panel("Drift: inputs it is told of", "short", (Curve(f"lmops_drift_rows{{{target}}}", "{{pod}}"),)),
+        Panel(
             "Replicas",
             "short",
             (Curve(f"count by (lmops_dev_revision, digest) (lmops_model_info{{{target}}})", "{{digest}}"),),

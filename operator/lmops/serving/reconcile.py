@@ -13,6 +13,7 @@ from lmops.jobs.policies import fits
 from lmops.jobs.runs import not_created
 from lmops.plan import Manifest, Observed, Ref, Refusal
 from lmops.plan import Plan as AnyPlan
+from lmops.serving.figures import FRESH, Traffic, traffic
 from lmops.serving.following import Choice, chosen, is_same, title
 from lmops.serving.gate import expected as of_gate
 from lmops.serving.gate import gated, url
@@ -53,7 +54,8 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
         now,
         apply=(*writing(wanted, child), *monitors.apply),
         monitors=monitors,
-        again=_soonest(pods.patience(now) if pods.new else UNHEARD, step.again),
+        again=_soonest(pods.patience(now) if pods.new else UNHEARD, step.again, FRESH if pods.ready else None),
+        heard=traffic(pods.told(observed), service.spec.monitoring.drift),
         rollout=rollout,
         replicas=pods.report(),
         url=url(child) or service.status.url,
@@ -85,9 +87,10 @@ def _planned(
     apply: tuple[Manifest, ...] = (),
     again: timedelta | None = None,
     monitors: Monitoring | None = None,
+    heard: Traffic | None = None,
     **changes: object,
 ) -> Plan:
-    new = told(service, standing, choice, now, monitors, **changes)
+    new = told(service, standing, choice, now, monitors, heard, **changes)
     waits = UNHEARD if not choice.follows else None
     return Plan(status=new, apply=apply, events=tuple(news(service, new)), again=_soonest(again, waits))
 

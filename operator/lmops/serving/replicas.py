@@ -62,6 +62,11 @@ class Pods:
         """Whether all that answers is of the newest revision, and enough of it does."""
         return self.updated >= self.wanted and not any(map(is_ready, self.old))
 
+    def told(self, observed: Observed) -> list[Manifest]:
+        """What those that answer have told of their traffic."""
+        names = (pod["metadata"]["name"] for pod in (*self.new, *self.old) if is_ready(pod))
+        return [observed.figures[name] for name in names if name in observed.figures]
+
     def report(self) -> Replicas:
         """Their numbers."""
         return Replicas(wanted=self.wanted, ready=self.ready, updated=self.updated)

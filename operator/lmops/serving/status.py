@@ -12,12 +12,14 @@ from lmops.api.base import Condition
 from lmops.api.reference import ResolvedModel
 from lmops.api.servicestatus import GateReport, RolloutReport, ServiceDisplay, ServicePhase
 from lmops.plan import Event
+from lmops.serving.figures import Traffic, load
 from lmops.serving.following import Choice, is_same, title
 from lmops.serving.monitoring import Monitoring
 
 Truth = Literal["True", "False", "Unknown"]
 TOLD_ELSEWHERE = ("Newest", "Gating", "GateFailed")
 """What is no news of what a service follows, or told by the gate itself."""
+UNTOLD = "DriftUnavailable"
 REMEMBERED = 10
 """How many models a service remembers, so that `model.digest` leads back to them."""
 
@@ -43,14 +45,17 @@ def told(
     choice: Choice,
     now: datetime,
     monitors: Monitoring | None = None,
+    heard: Traffic | None = None,
     **changes: Any,
 ) -> LanguageModelServiceStatus:
     """The whole new status: the standing told in conditions, the changes, and everything else as it was."""
+    if heard:
+        changes["metrics"] = heard.metrics
     new = service.status.model_copy(update={"failure": standing.failure, **changes})
     return new.model_copy(
         update={
             "phase": standing.phase,
-            "conditions": _conditions(service, standing, choice, monitors, now),
+            "conditions": [*_conditions(service, standing, choice, monitors, now), *_drift(service, heard, now)],
             "observed_generation": service.metadata.generation,
             "display": _display(new, standing),
         }
@@ -121,7 +126,8 @@ def _display(new: LanguageModelServiceStatus, standing: Standing) -> ServiceDisp
     replicas = f"{new.replicas.ready}/{new.replicas.wanted}" if new.replicas.wanted else ""
     why = standing.failure
     reason = f"{why.reason}: {why.message}" if why else standing.message
-    return ServiceDisplay(model=" > ".join(names), replicas=replicas, reason=reason)
+    busy = load(new.metrics) if new.metrics and standing.answers else ""
+    return ServiceDisplay(model=" > ".join(names), replicas=replicas, load=busy, reason=reason)
 
 
 def _conditions(
@@ -157,6 +163,12 @@ def _conditions(
         truth = _truth(monitors.lacks is None)
         found.append(_condition(service, before.get("Monitored"), "Monitored", truth, reason, message, now))
     return found
+
+
+def _drift(service: LanguageModelService, heard: Traffic | None, now: datetime) -> list[Condition]:
+    """Whether drift can be told; as long as nobody answers it stays as it was."""
+    before = next((each for each in service.status.conditions if each.type == UNTOLD), None)
+    return [_condition(service, before, UNTOLD, *heard.drift, now)] if heard else [before] if before else []
 
 
 def _condition(

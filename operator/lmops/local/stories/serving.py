@@ -23,7 +23,8 @@ class ServingStory(Story):
         if service.phase != "Serving":
             return Moment(stage, waiting=shown.reason)
         replicas = f"{shown.replicas} ready" if service.replicas.wanted > 1 else ""
-        return Moment(stage, details=tuple(filter(None, (service.url, shown.model, replicas, shown.reason))))
+        details = (service.url, shown.model, replicas, shown.load, shown.reason)
+        return Moment(stage, details=tuple(filter(None, details)))
 
     def chapters(self, status: Manifest) -> list[Chapter]:
         """The rollout, its gate, and the model that waits to be approved."""

@@ -1,8 +1,8 @@
 """`python -m lmops_server serve DOCUMENT`: answers every question with what it was told, once its model is loaded.
 
 A file `broken` in the model's folder keeps it from that; a file `slow` makes it take its time. Texts are of the class
-that the file `label` names. Asked to end, it goes on for a moment, as the real one does, for those whose connection is
-on its way. `gate` is the real one, beside which no stand-in stands.
+that the file `label` names; `stats.json` is what it says of its traffic. Asked to end, it goes on for a moment, as the
+real one does, for those whose connection is on its way. `gate` is the real one, beside which no stand-in stands.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ def main(document: dict[str, Any]) -> int:
         def do_GET(self) -> None:
             ready = loaded.is_set() or self.path == "/v2/health/live"
             told = {"model": document["model"], "spec": document["spec"], "keys": keys, "pid": os.getpid()}
-            self.answer(200 if ready else 503, told | {"properties": {"task": "SequenceClassification"}})
+            told |= {"properties": {"task": "SequenceClassification"}}
+            figures = folder / "stats.json"
+            if self.path == "/stats" and figures.exists():
+                told = json.loads(figures.read_text())
+            self.answer(200 if ready else 503, told)
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
