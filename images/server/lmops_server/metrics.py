@@ -67,6 +67,9 @@ class Metrics:
         self._batch = Histogram(
             "lmops_batch_rows", "Inputs that one pass of the model takes.", buckets=ROWS, registry=registry
         )
+        self._kept = Counter(
+            "lmops_request_log_rows", "Rows for the request log, written or dropped.", ("outcome",), registry=registry
+        )
         Gauge("lmops_model_info", "The model that is served.", ("model", "digest", "engine"), registry=registry).labels(
             model, digest or "", engine
         ).set(1)
@@ -78,6 +81,11 @@ class Metrics:
     def took(self, rows: int) -> None:
         """A pass of the model begins."""
         self._batch.observe(rows)
+
+    def kept(self, outcome: str, rows: int) -> None:
+        """Rows of the request log are written, or dropped."""
+        if rows:
+            self._kept.labels(outcome).inc(rows)
 
     def began(self) -> None:
         """A request has come."""

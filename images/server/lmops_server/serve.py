@@ -22,6 +22,7 @@ from lmops_server.drift import Exposed, drift
 from lmops_server.metrics import Metrics
 from lmops_server.opened import Opened
 from lmops_server.requestlog import Requests
+from lmops_server.rowlog import RowLog
 from lmops_server.texts import Asked, Texts
 from lmops_server.web.app import app
 from lmops_server.web.endpoint import keys_in
@@ -46,6 +47,8 @@ def serve(serving: Serving) -> int:
         quiet_libraries()
         service = loaded(serving)
         asyncio.run(_answering(service))
+        if service.rowlog:
+            service.rowlog.close()
     except (Exception, SystemExit) as error:
         failed = failure_of(error) if isinstance(error, Exception) else _port_taken()
         log.error("%s: %s %s", failed.reason, failed.message, failed.remedy)
@@ -72,6 +75,8 @@ def loaded(serving: Serving) -> Service:
         keys=keys_in(Path(folder) if folder else None),
         tokenizer=opened.tokenizer(),
     )
+    if spec := serving.spec.request_log:
+        service.rowlog = RowLog(spec, metrics.kept)
     _with_engine(service)
     _watch(service)
     metrics.gauge("lmops_inputs_working", "Inputs that wait or are worked on.", lambda: service.admission.taken)

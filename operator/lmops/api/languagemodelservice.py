@@ -10,6 +10,7 @@ from lmops.api.base import API_VERSION, Model, ObjectMeta, Uri, rules
 from lmops.api.job import Credentials, NodeResources
 from lmops.api.pod import DnsName, PodSettings
 from lmops.api.reference import JobReference, ModelSource
+from lmops.api.requestlog import RequestLog
 from lmops.api.servicestatus import LanguageModelServiceStatus
 from lmops.api.slo import Monitoring, Slo
 
@@ -148,6 +149,8 @@ class ServerSpec(Model):
     """What a request for text gets that does not say it itself."""
     limits: Limits = Limits()
     """What a replica takes on."""
+    request_log: RequestLog | None = None
+    """Keeps a part of what is asked and answered, to train on. Default: nothing is kept."""
 
 
 class LanguageModelServiceSpec(ServerSpec):

@@ -88,7 +88,9 @@ def document(service: LanguageModelService, model: ResolvedModel) -> str:
     spec, metadata = service.spec, service.metadata
     return Serving(
         service=ServiceId(name=metadata.name, namespace=metadata.namespace, uid=metadata.uid),
-        spec=ServerSpec(engine=spec.engine, generation=spec.generation, limits=spec.limits),
+        spec=ServerSpec(
+            engine=spec.engine, generation=spec.generation, limits=spec.limits, request_log=spec.request_log
+        ),
         model=_told(service, model),
     ).document()
 
@@ -128,7 +130,7 @@ def _program(service: LanguageModelService, model: ResolvedModel, settings: Sett
         },
         secret=secret.secret_name if secret else None,
         limits=cpu | limits(spec.resources, settings),  # KServe would add a limit of one core
-        claims=claims(told),
+        claims=sorted({*claims(told), *(claims(spec.request_log) if spec.request_log else ())}),
         secrets={KEYS: spec.api_keys.secret_name} if spec.api_keys else {},
         serving=_serving(),
     )

@@ -9,7 +9,6 @@ from lmops.api import Failure, LanguageModelService, LanguageModelServiceStatus
 from lmops.api.reference import ResolvedModel
 from lmops.api.servicestatus import RolloutReport, ServicePhase
 from lmops.jobs.failure import failure
-from lmops.jobs.policies import fits
 from lmops.jobs.runs import not_created
 from lmops.plan import Manifest, Observed, Ref, Refusal
 from lmops.plan import Plan as AnyPlan
@@ -20,6 +19,7 @@ from lmops.serving.gate import gated, url
 from lmops.serving.inferenceservice import document, inferenceservice, ref, revision_of
 from lmops.serving.kept import writing
 from lmops.serving.monitoring import Monitoring, monitoring
+from lmops.serving.policies import refusal
 from lmops.serving.replicas import Pods, has_crashed, without_pods
 from lmops.serving.status import Standing, news, remembered, told
 from lmops.settings import Settings
@@ -38,10 +38,10 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
         return _planned(service, Standing("Pending", choice.reason, choice.message, moves=True), choice, now)
     wanted, child = inferenceservice(service, choice.model, settings), observed.children.get(ref(service))
     pods = Pods.of(service, observed, revision_of(wanted))
-    if why := fits(document(service, choice.model)):
+    if why := refusal(service, document(service, choice.model)):
         return _planned(service, _refused(why, answers=pods.ready > 0), choice, now, replicas=pods.report())
-    if refusal := observed.refused.get(ref(service)):
-        standing = _withheld(refusal, answers=pods.ready > 0)
+    if refused := observed.refused.get(ref(service)):
+        standing = _withheld(refused, answers=pods.ready > 0)
         return _planned(service, standing, choice, now, apply=(wanted,), replicas=pods.report())
     monitors = monitoring(service, observed, settings)
     why = pods.failure(now) or _unmade(service, observed, pods, now)

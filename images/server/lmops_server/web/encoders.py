@@ -11,6 +11,7 @@ from pydantic import Field
 from lmops_server.faults import wrong
 from lmops_server.metrics import Usage
 from lmops_server.texts import Asked, Read, classes, masks
+from lmops_server.web import kept
 from lmops_server.web.endpoint import Call
 from lmops_server.web.forms import Form, Inputs, TopK, asked
 
@@ -74,7 +75,9 @@ async def classify(call: Call) -> dict[str, Any]:
     with call.service.admission.take(len(inputs)):
         found = await texts.classify(inputs)
     call.usage = _usage("classification", found.read)
-    return _list(call, classes(call.service.opened.labels, found, form.top_k), found.read)
+    told = classes(call.service.opened.labels, found, form.top_k)
+    kept.classified(call, inputs, told)
+    return _list(call, told, found.read)
 
 
 async def fill_mask(call: Call) -> dict[str, Any]:
@@ -85,6 +88,7 @@ async def fill_mask(call: Call) -> dict[str, Any]:
     with call.service.admission.take(len(inputs)):
         found = await texts.fill(inputs, form.top_k)
     call.usage = _usage("fill_mask", found.read)
+    kept.read(call, inputs)
     return _list(call, masks(found), found.read)
 
 
@@ -96,6 +100,7 @@ async def embeddings(call: Call) -> dict[str, Any]:
     with call.service.admission.take(len(inputs)):
         found = await texts.embed(inputs)
     call.usage = _usage("embeddings", found.read)
+    kept.read(call, inputs)
     width = found.vectors.shape[1]
     if form.dimensions not in (None, width):
         raise wrong(f"The vectors of this model have {width} dimensions; leave dimensions out.", "dimensions")

@@ -42,6 +42,10 @@ class Call:
     usage: Usage | None = None
     """What it has used, once that is known."""
     headers: dict[str, str] = field(default_factory=dict)
+    is_kept: bool = False
+    """Whether it is one of those that go into the request log."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """What of it goes there."""
 
     @property
     def path(self) -> dict[str, str]:
@@ -79,7 +83,8 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers, whatever happens, and says how it went."""
         metrics = self.service.metrics
-        call = Call(self.service, scope, b"", time.perf_counter())
+        kept = self.service.rowlog
+        call = Call(self.service, scope, b"", time.perf_counter(), is_kept=kept is not None and kept.draws())
         told = _Told(send, closing=self.service.draining)
         metrics.began()
         status = GONE
@@ -94,6 +99,8 @@ class Endpoint:
             seconds = time.perf_counter() - call.began
             metrics.ended(self.route, status, seconds, self.operation, call.usage)
             self.service.requests.add(self.route, status, seconds, call.usage)
+            if kept and call.rows and status == 200:
+                kept.add(call.rows)
 
     async def _answered(self, call: Call, receive: Receive, told: _Told) -> None:
         request = Request(call.scope, receive)

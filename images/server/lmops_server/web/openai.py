@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from lmops_server.faults import wrong
 from lmops_server.metrics import Usage
 from lmops_server.texts import QUICK
+from lmops_server.web import kept
 from lmops_server.web.asking import Chat, Completion, Sampling, asks, chat_prompt, prompts
 from lmops_server.web.endpoint import Call, Stream
 from lmops_server.web.service import Service
@@ -141,6 +142,7 @@ async def _whole(job: Job) -> list[Text]:
             async for place, piece in pieces:
                 found[place].add(piece)
     _used(job, written)
+    kept.written(job.call, [ask.prompt for ask in job.asks], [one.text for one in found])
     return found
 
 
@@ -148,6 +150,7 @@ async def _events(job: Job, shaped: Any) -> AsyncIterator[Parts]:
     """The events of a stream; the last one tells the usage, where it is asked for."""
     options = job.form.stream_options
     begun: set[int] = set()
+    said = [""] * len(job.asks)
     with job.call.service.admission.take(len(job.asks)):
         written, pieces = job.call.service.writing().begin(job.asks, streamed=True)
         try:
@@ -155,10 +158,12 @@ async def _events(job: Job, shaped: Any) -> AsyncIterator[Parts]:
                 async for place, piece in pieces:
                     choice = shaped(place, piece, place not in begun)
                     begun.add(place)
+                    said[place] += piece.text
                     more = {"usage": None} if options and options.include_usage else {}
                     yield job.head | {"choices": [choice]} | more
         finally:
             _used(job, written)
+    kept.written(job.call, [ask.prompt for ask in job.asks], said)
     if options and options.include_usage:
         yield job.head | {"choices": [], "usage": _usage(job, sum(one.tokens for one in written))}
 

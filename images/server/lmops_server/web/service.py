@@ -16,6 +16,7 @@ from lmops_server.faults import Fault
 from lmops_server.metrics import Metrics
 from lmops_server.opened import Opened
 from lmops_server.requestlog import Requests
+from lmops_server.rowlog import RowLog
 
 if TYPE_CHECKING:
     from lmops_server.texts import Texts
@@ -44,6 +45,8 @@ class Service:
     """Where it is an encoder."""
     writer: Writer | None = None
     """Where it is a language model."""
+    rowlog: RowLog | None = None
+    """What is asked and answered, kept to train on."""
     drift: Drift | None = None
     """The traffic of late, held against the held-out rows."""
     no_drift: str = ""

@@ -9,7 +9,7 @@ from typing import Any
 from lmops_server.faults import wrong
 from lmops_server.metrics import Usage
 from lmops_server.texts import Asked, Embedded, classes, masks
-from lmops_server.web import openai
+from lmops_server.web import kept, openai
 from lmops_server.web.asking import Completion, prompts
 from lmops_server.web.endpoint import Call
 from lmops_server.web.forms import Input, asked
@@ -64,12 +64,16 @@ async def _encoded(call: Call, inputs: list[Asked], top_k: int | None) -> list[A
     if call.service.opened.task == "SequenceClassification":
         found = await texts.classify(inputs)
         call.usage = Usage("classification", found.read.tokens)
-        return [_class(told) for told in classes(call.service.opened.labels, found, top_k)]
+        answers = classes(call.service.opened.labels, found, top_k)
+        kept.classified(call, inputs, answers)
+        return [_class(told) for told in answers]
     if call.service.opened.task == "MaskedLM":
         filled = await texts.fill(inputs, top_k or 5)
+        kept.read(call, inputs)
         call.usage = Usage("fill_mask", filled.read.tokens)
         return [_masks(told, row) for row, told in enumerate(masks(filled))]
     embedded = await texts.embed(inputs)
+    kept.read(call, inputs)
     call.usage = Usage("embeddings", embedded.read.tokens)
     return _embeddings(embedded)
 
