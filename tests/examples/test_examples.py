@@ -281,6 +281,19 @@ def test_the_smaller_classifier_is_served(beside: Apply, serve: Serve, reviews: 
 
 
 @pytest.mark.slow
+def test_what_the_classifier_was_asked_is_kept_and_trained_on(beside: Apply, serve: Serve, reviews: Ran):
+    beside("compress-reviews/dynamic.yaml", *FEWER, "accept.maxQualityDrop=0.1")
+    texts = ["a triumph, moving and funny", "dull and far too long", "I loved it", "a waste of an evening"] * 20
+    with serve("serve-reviews/logged.yaml", "requestLog.fraction=1") as client:
+        told = [client.post("/v1/classify", json={"input": f"{n} {text}"}).json() for n, text in enumerate(texts)]
+
+    ran = beside("serve-reviews/retrain.yaml", "training.steps=2", "validation.holdOut.fraction=0.2")
+
+    assert (ran.code, ran.status["phase"]) == (0, "Succeeded"), ran.printed
+    assert ran.status["dataset"]["rowsRead"] == len(told)
+
+
+@pytest.mark.slow
 def test_the_language_model_writes_and_streams(serve: Serve, gpt2: Ran):
     asked = {"model": "gpt2", "messages": [{"role": "user", "content": "The prime minister"}], "seed": 1}
     with serve("serve-gpt2/service.yaml") as client:

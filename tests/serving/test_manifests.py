@@ -12,7 +12,7 @@ from lmops.api.reference import ResolvedModel
 from lmops.plan import Manifest
 from lmops.serving.inferenceservice import inferenceservice, revision_of
 from lmops.serving.kept import is_kept
-from serving.builders import A, B, model, service
+from serving.builders import A, B, after, job, model, service, told
 
 
 def predictor(**spec: object) -> Manifest:
@@ -190,3 +190,21 @@ def test_what_a_webhook_adds_is_no_difference():
 
     found["spec"]["predictor"]["containers"][0]["image"] = "other"
     assert not is_kept(wanted, found)
+
+
+def test_what_is_asked_is_kept_on_a_volume_that_the_pod_has():
+    log = {"uri": "pvc://logs/reviews", "fraction": 0.5, "redact": ["ACCT-[0-9]+"]}
+    made = predictor(requestLog=log)
+
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in made["volumes"] if "persistentVolumeClaim" in v]
+    assert claims == ["logs", "models"]
+    document = json.loads(made["containers"][0]["args"][0])
+    assert document["spec"]["requestLog"] == log | {"maxBytes": 2**30}
+
+
+def test_a_pattern_that_could_not_be_found_is_refused_before_anything_is_served():
+    plan = after(service(requestLog={"uri": "pvc://logs/reviews", "redact": ["fine", "("]}), job(A))
+
+    assert (plan.apply, plan.status.phase) == ((), "Failed")
+    assert told(plan, "Accepted")[:2] == ("False", "PatternUnreadable")
+    assert told(plan, "Accepted")[2].startswith("requestLog.redact[1] is no regular expression: ")

@@ -18,7 +18,7 @@ TIMEOUT = 5.0
 class Probe(threading.Thread):
     """Asks an address until it is stopped: a good answer is ready, and what is ready may miss a few."""
 
-    def __init__(self, url: str, figures_url: str) -> None:
+    def __init__(self, url: str, figures_url: str = "") -> None:
         super().__init__(daemon=True)
         self.url, self.is_ready = url, False
         self.figures_url = figures_url
@@ -37,7 +37,7 @@ class Probe(threading.Thread):
         failures = FAILURES
         while not self._stopped.wait(SELDOM if self.is_ready and not failures else OFTEN):
             failures = 0 if self._answers() else failures + 1
-            if failures == 0:
+            if failures == 0 and self.figures_url:
                 self.figures = self._told()
             self.is_ready = failures == 0 or (self.is_ready and failures < FAILURES)
 
