@@ -422,6 +422,7 @@ def alerted(label: str) -> Fields:
 
 
 SERVICE = [
+    Case("requestLog.uri", STEPS_OUT, {"requestLog": {"uri": "pvc://logs/a"}}, {"requestLog": {"uri": OUTSIDE}}),
     *(case for case in QUANTIZATION if case.place.startswith("model.from") or case.place.startswith("pod")),
     Case(
         "model",
