@@ -52,6 +52,22 @@ def status(laptop: Any) -> dict[str, Any]:
     return found
 
 
+def test_the_load_and_why_no_drift_is_told_are_seen(laptop: Any, eventually: Any) -> None:
+    laptop.write("films.yaml", SERVICE)
+    served(laptop, eventually, "-f", "films.yaml")
+    why = "pvc://models/a has no baseline.json beside it. Serve another."
+    figures = {"requests": 300, "requestsPerSecond": 5.0, "latencySeconds": {"p50": 0.01, "p95": 0.042}}
+    folder = laptop.home / "volumes" / "models" / "a"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stats.json").write_text(json.dumps(figures | {"drift": {"unavailable": why}}))
+
+    eventually(lambda: "5/s, p95 42 ms" in laptop.lmops("get", "lms")[1], seconds=30)
+    assert any(
+        line.split()[:2] == ["DriftUnavailable", "True"] and line.endswith(why)
+        for line in laptop.lmops("describe", "films")[1].splitlines()
+    )
+
+
 def test_a_service_is_told_from_its_start_to_ctrl_c(laptop: Any, eventually: Any) -> None:
     laptop.write("films.yaml", SERVICE)
     process, url = served(laptop, eventually, "-f", "films.yaml")

@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import prometheus
 import served
+from builders import SETTINGS
+from lmops.api import LanguageModelService
+from lmops.serving.monitoring import prometheusrule
 from lmops_server.drift import HELD_OUT, LAST, LEAST, PLACES, Drift, drift
 from lmops_server.opened import Opened
 from lmops_trainer.drift import Baseline, Embedding, Seen, baseline
 from served import Server, Volumes
 from volumes import raw
 
+SERVICE = {"metadata": {"name": "reviews", "namespace": "default"}, "spec": {"model": {"from": {"uri": "pvc://m/r"}}}}
+GROUPS = prometheusrule(LanguageModelService.model_validate(SERVICE), SETTINGS)["spec"]["groups"]
 LABELS = ["negative", "positive"]
 LIMITS = {"psi": 0.25, "unknown": 0.05, "distance": 0.5}
 """Those of a service that says nothing."""
@@ -71,7 +77,7 @@ def test_nothing_is_told_of_few_inputs(server: Server):
     assert len(figures(server)) > 2
 
 
-def test_the_held_out_rows_themselves_are_near(server: Server):
+def test_the_held_out_rows_themselves_are_near(server: Server, tmp_path: Path):
     ask(server, served.held_out())
 
     found = figures(server)
@@ -85,6 +91,31 @@ def test_the_held_out_rows_themselves_are_near(server: Server):
     assert found["unknown_tokens"] == pytest.approx(0, abs=1e-4)
     assert found["embedding_distance"] < 0.3  # of one row in each pass
     assert far(found) == set()
+    assert raised(found, tmp_path) == set()
+
+
+def raised(found: dict[str, float], folder: Path) -> set[str]:
+    """What the alert of a service is about, after an hour with these figures: told by promtool, one guess at a time."""
+    target = {"namespace": "default", "job": "default/reviews-metrics", "pod": "a"}
+    names = {name: name.partition(":") for name in found}
+    series = [
+        prometheus.series(f"lmops_drift_{name}", target | ({"of": of} if of else {}), f"{found[key]}x60")
+        for key, (name, _, of) in names.items()
+    ]
+    (rule,) = [rule for group in GROUPS for rule in group["rules"] if rule.get("alert") == "LanguageModelServiceDrift"]
+    probe = {"record": "raised", "expr": rule["expr"]}
+    group = [{"name": "g", "rules": [probe]}]
+    about = {"tokenLength", "labels", "confidence", "unknownTokens", "embedding"}
+    fires = set()
+    for of in about:
+        asked = [{"expr": f'count(raised{{of="{of}"}}) or vector(0)', "eval_time": "60m"}]
+        told = asked[0] | {"exp_samples": [{"labels": "{}", "value": 1}]}
+        try:
+            prometheus.run(group, [{"interval": "1m", "input_series": series, "promql_expr_test": [told]}], folder)
+        except AssertionError:
+            continue
+        fires.add(of)
+    return fires
 
 
 def test_half_of_the_held_out_rows_are_near(server: Server):
@@ -93,10 +124,12 @@ def test_half_of_the_held_out_rows_are_near(server: Server):
     assert far(figures(server)) == set()
 
 
-def test_text_of_another_language_is_far(server: Server):
+def test_text_of_another_language_is_far(server: Server, tmp_path: Path):
     ask(server, raw("neg.txt").read_text("utf-8").splitlines()[:300])
 
-    assert far(figures(server)) >= {"unknown_tokens", "embedding_distance", "psi:tokenLength"}
+    found = figures(server)
+    assert far(found) >= {"unknown_tokens", "embedding_distance", "psi:tokenLength"}
+    assert raised(found, tmp_path) >= {"unknownTokens", "embedding", "tokenLength"}
 
 
 def test_code_is_far(server: Server):
