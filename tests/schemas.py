@@ -1,4 +1,4 @@
-"""The schemas that manifests must meet, none of them forgiving: Kubernetes' own, Kubeflow's and those of Prometheus."""
+"""The schemas that manifests must meet, none of them forgiving: Kubernetes' own, and those of the kinds beside it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from lmops.plan import Manifest
 Schema = dict[str, Any]
 
 KUBEFLOW = "github.com/kubeflow/training-operator@v1.9.4"
+GATEWAY = "sigs.k8s.io/gateway-api@v1.5.1"
 PROMETHEUS = "github.com/prometheus-operator/prometheus-operator@v0.88.0"
 FOREIGN = {
     "PyTorchJob": (KUBEFLOW, "manifests/base/crds/kubeflow.org_pytorchjobs.yaml"),
+    "HTTPRoute": (GATEWAY, "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"),
     **{
         kind: (PROMETHEUS, f"example/prometheus-operator-crd/monitoring.coreos.com_{kind.lower()}s.yaml")
         for kind in ("PodMonitor", "PrometheusRule")
@@ -80,8 +82,8 @@ def foreign(kind: str) -> jsonschema.Draft202012Validator:
     """The schema of a kind, from the release that we speak to."""
     module, file = FOREIGN[kind]
     definition = yaml.safe_load((_source(module) / file).read_text())
-    (version,) = definition["spec"]["versions"]
-    schema: Schema = version["schema"]["openAPIV3Schema"]
+    stored = next(version for version in definition["spec"]["versions"] if version["storage"])
+    schema: Schema = stored["schema"]["openAPIV3Schema"]
     schema["properties"]["metadata"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     return validator(schema)
 

@@ -57,6 +57,8 @@ RESOURCES = {
     "InferenceService": Resource("serving.kserve.io/v1beta1", "inferenceservices"),
     "PodMonitor": Resource("monitoring.coreos.com/v1", "podmonitors"),
     "PrometheusRule": Resource("monitoring.coreos.com/v1", "prometheusrules"),
+    "Ingress": Resource("networking.k8s.io/v1", "ingresses"),
+    "HTTPRoute": Resource("gateway.networking.k8s.io/v1", "httproutes"),
     "PyTorchJob": Resource("kubeflow.org/v1", "pytorchjobs"),
     "Job": Resource("batch/v1", "jobs"),
     "Pod": Resource("v1", "pods"),

@@ -13,6 +13,7 @@ from lmops.jobs.work import AnyWork
 from lmops.plan import Manifest, Observed, Plan, Ref
 from lmops.quantization.work import Quantization, sources
 from lmops.serving import reconcile as serving
+from lmops.serving.exposure import KINDS as ENTRANCES
 from lmops.serving.following import sources as followed
 from lmops.serving.monitoring import KINDS as MONITORS
 from lmops.settings import Settings
@@ -68,7 +69,7 @@ KINDS: dict[str, Kind] = {
     "QuantizeJob": _job("QuantizeJob", ("Job",), sources=sources),
     "LanguageModelService": Kind(
         _FORMS["LanguageModelService"],
-        ("InferenceService", "Job", *MONITORS),
+        ("InferenceService", "Job", *MONITORS, *ENTRANCES),
         reconcile=serving.reconcile,
         expected=serving.expected,
         sources=followed,

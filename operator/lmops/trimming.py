@@ -37,13 +37,17 @@ def trimmed(manifest: Manifest) -> Manifest:
     }
 
 
-KEPT_AS_WRITTEN = ("InferenceService", "PodMonitor", "PrometheusRule", "ConfigMap")
+KEPT_AS_WRITTEN = ("InferenceService", "PodMonitor", "PrometheusRule", "ConfigMap", "Ingress", "HTTPRoute")
+
+
+TOLD = ("conditions", "address", "loadBalancer", "parents")
+"""What is read of the status of a child that was applied."""
 
 
 def _without_managers(manifest: Manifest) -> Manifest:
     """A child that was applied. Its controller's counters are left out."""
     metadata = {name: value for name, value in manifest["metadata"].items() if name != "managedFields"}
-    status = {name: manifest.get("status", {}).get(name) for name in ("conditions", "address")}
+    status = {name: manifest.get("status", {}).get(name) for name in TOLD}
     told = {name: value for name, value in status.items() if value}
     content: Manifest = {part: manifest[part] for part in ("spec", "data") if part in manifest}
     return {"kind": manifest["kind"], "metadata": metadata, **content, "status": told}

@@ -416,6 +416,11 @@ def scaling(**fields: Any) -> Fields:
     return {"scaling": fields}
 
 
+def exposed(**fields: Any) -> Fields:
+    """A section with a name outside of the cluster."""
+    return {"expose": {"host": "reviews.example.com", **fields}}
+
+
 def alerted(label: str) -> Fields:
     """A monitoring section with a label for its alerts."""
     return {"monitoring": {"alertLabels": {label: "search"}}}
@@ -444,6 +449,28 @@ SERVICE = [
             scaling(minReplicas=2, **{field: value}),
         )
         for field, value in (("metric", "Memory"), ("target", 60))
+    ),
+    *(
+        Case("expose", message, exposed(**kept), exposed(**broken))
+        for message, kept, broken in (
+            ("set exactly one of ingressClassName and gateway", {"ingressClassName": "nginx"}, {}),
+            (
+                "set exactly one of ingressClassName and gateway",
+                {"gateway": {"name": "web"}},
+                {"gateway": {"name": "web"}, "ingressClassName": "nginx"},
+            ),
+            (
+                "a Gateway has the certificates at its listeners: leave tlsSecretName out",
+                {"ingressClassName": "nginx", "tlsSecretName": "tls"},
+                {"gateway": {"name": "web"}, "tlsSecretName": "tls"},
+            ),
+            (
+                "annotations that begin with lmops.dev/, training.kubeflow.org/, batch.kubernetes.io/,"
+                " kueue.x-k8s.io/, serving.kserve.io/ are set by controllers",
+                {"ingressClassName": "nginx", "annotations": {"cert-manager.io/issuer": "ours"}},
+                {"ingressClassName": "nginx", "annotations": {"lmops.dev/written": "x"}},
+            ),
+        )
     ),
     Case(
         "rollout",

@@ -104,7 +104,8 @@ JOBS = {
     **dict.fromkeys(KINDS, "get list watch"),
     **{child: "get list watch create delete" for kind in RUN for child in KINDS[kind].children},
     **dict.fromkeys(set(KINDS["LanguageModelService"].children) - {"Job"}, "get list watch create patch"),
-    "InferenceService": "get list watch create patch delete",  # a candidate goes once it is judged
+    # a candidate goes once it is judged, and what led to a service once it is to lead there no more
+    **dict.fromkeys(("InferenceService", "Ingress", "HTTPRoute"), "get list watch create patch delete"),
     "Pod": "get list watch",
     "PersistentVolumeClaim": "get",
     "Event": "create list",

@@ -111,6 +111,34 @@ def test_once_it_serves_nobody_writes_any_more(service: Service) -> None:
     assert after["generation"] == before["generation"] == 1
 
 
+def test_it_has_a_name_outside_once_an_ingress_controller_leads_from_there(service: Service) -> None:
+    cluster, space = service.cluster, service.namespace
+
+    def exposed(truth: str) -> Manifest:
+        """Its status, once its condition says so."""
+        found = cluster.until(
+            "languagemodelservice",
+            "reviews",
+            lambda lms: any((c["type"], c["status"]) == ("Exposed", truth) for c in lms["status"]["conditions"]),
+            space,
+        )
+        status: Manifest = found["status"]
+        return status
+
+    inside = service.until("Serving")["url"]
+    service.apply("pvc://models/a", expose={"host": "reviews.example.com", "ingressClassName": "nginx"})
+    assert exposed("False")["url"] == inside
+    patch = json.dumps({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}})
+    which = ("patch", "ingress", "reviews-expose", "-n", space, "--subresource=status")
+    cluster.kubectl(*which, "--type=merge", "-p", patch)
+
+    assert exposed("True")["url"] == "http://reviews.example.com"
+    assert cluster.get("ingress", "reviews-expose", space)["metadata"]["generation"] == 1
+    service.apply("pvc://models/a")
+    cluster.until("languagemodelservice", "reviews", lambda lms: lms["status"]["url"] == inside, space)
+    assert not cluster.list("ingress", space, "lmops.dev/job=reviews")
+
+
 def test_another_model_takes_over_when_its_replica_is_ready(service: Service) -> None:
     old = service.pod()
     service.apply("pvc://models/b")

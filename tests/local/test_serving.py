@@ -94,6 +94,15 @@ def test_a_service_is_told_from_its_start_to_ctrl_c(laptop: Any, eventually: Any
     assert (status(laptop)["phase"], status(laptop)["display"]["reason"]) == ("Starting", "waiting for its pods")
 
 
+def test_a_name_outside_has_no_effect_and_that_is_told(laptop: Any, eventually: Any) -> None:
+    laptop.write("films.yaml", SERVICE + "  expose: {host: films.example.com, ingressClassName: nginx}\n")
+    process, _ = served(laptop, eventually, "-f", "films.yaml")
+    process.send_signal(signal.SIGINT)
+
+    sentence = "expose has no effect on a laptop: films.example.com leads nowhere."
+    assert f"languagemodelservice/films   expose    {sentence}" in process.communicate(timeout=30)[0].splitlines()
+
+
 def test_another_model_takes_over_at_the_same_address_and_no_request_fails(laptop: Any, eventually: Any) -> None:
     laptop.write("films.yaml", SERVICE)
     _, url = served(laptop, eventually, "-f", "films.yaml")

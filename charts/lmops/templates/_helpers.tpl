@@ -60,6 +60,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - apiGroups: [serving.kserve.io]
   resources: [inferenceservices]
   verbs: [get, list, watch, create, patch, delete]
+# What leads to a service from outside.
+- apiGroups: [networking.k8s.io]
+  resources: [ingresses]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes]
+  verbs: [get, list, watch, create, patch, delete]
 # What watches a service.
 - apiGroups: [monitoring.coreos.com]
   resources: [podmonitors, prometheusrules]

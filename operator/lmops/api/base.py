@@ -99,6 +99,7 @@ def spelled(value: Any) -> Any:
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 _CORES = r"^[0-9]+(\.[0-9]+)?m?$"
+HOST = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)*[a-z]([-a-z0-9]*[a-z0-9])?$"
 _PVC = r"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/\S*)?"
 _URI, _VOLUME_URI = rf"^({_PVC}|hf://[^\s/]+(/\S*)?)$", f"^{_PVC}$"
 
@@ -106,6 +107,7 @@ FORMS = {
     _URI: "a URI: write pvc://claim/folder or hf://owner/name",
     _VOLUME_URI: "a URI on a volume: write pvc://claim/folder",
     _QUANTITY: "a quantity: write a number such as 2, 500m or 4Gi",
+    HOST: "the name of a host: write for instance reviews.example.com",
     _CORES: "a number of cores: write for instance 2, 0.5 or 500m",
 }
 """What the people who wrote something else are told: a pattern is no sentence."""

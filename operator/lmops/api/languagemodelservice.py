@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lmops.api.base import API_VERSION, Model, ObjectMeta, Uri, rules
+from lmops.api.expose import Expose
 from lmops.api.job import Credentials, NodeResources
 from lmops.api.pod import DnsName, PodSettings
 from lmops.api.reference import JobReference, ModelSource
@@ -160,6 +161,8 @@ class LanguageModelServiceSpec(ServerSpec):
     """The model to serve."""
     api_keys: ApiKeys | None = None
     """Who may ask. Default: everybody who reaches it."""
+    expose: Expose | None = None
+    """By what name it answers outside of the cluster. Default: by none."""
     scaling: Scaling = Scaling()
     """How many replicas there are."""
     rollout: Rollout = Rollout()

@@ -17,7 +17,7 @@ RESERVED = ("LMOPS_", "PET_", "TORCHELASTIC_", "KUBEFLOW_TRAINER_", "MASTER_", "
 """Prefixes of variables that the runtime goes by."""
 
 
-def _none_of(field: str, prefixes: tuple[str, ...]) -> str:
+def none_of(field: str, prefixes: tuple[str, ...]) -> str:
     """That no key of a map begins with any of these."""
     tests = " && ".join(f"!k.startsWith('{prefix}')" for prefix in prefixes)
     return f"!has(self.{field}) || self.{field}.all(k, {tests})"
@@ -62,8 +62,8 @@ class PodSettings(Model):
     """Where pods run and what they carry. What is set here goes before the operator's defaults; lists and maps add up."""
 
     model_config = rules(
-        (_none_of("labels", OURS), f"labels that begin with {', '.join(OURS)} are set by controllers"),
-        (_none_of("annotations", OURS), f"annotations that begin with {', '.join(OURS)} are set by controllers"),
+        (none_of("labels", OURS), f"labels that begin with {', '.join(OURS)} are set by controllers"),
+        (none_of("annotations", OURS), f"annotations that begin with {', '.join(OURS)} are set by controllers"),
     )
 
     labels: Labels = {}

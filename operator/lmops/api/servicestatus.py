@@ -168,13 +168,13 @@ class LanguageModelServiceStatus(Report):
     phase: ServicePhase | None = None
     """Where the service stands, in one word."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = []
-    """Accepted, Ready, Progressing, Degraded; Following, where the model is a job's; Monitored, where anything could watch it; DriftUnavailable, once its replicas tell; Reconciling and Stalled for tools that wait."""
+    """Accepted, Ready, Progressing, Degraded; Following, where the model is a job's; Monitored, where anything could watch it; Exposed, where it has a name outside; DriftUnavailable, once its replicas tell; Reconciling and Stalled for tools that wait."""
     observed_generation: int | None = None
     """The generation of the spec that this status speaks of."""
     display: ServiceDisplay = ServiceDisplay()
     """What `kubectl get` shows."""
     url: Line | None = None
-    """Where it answers."""
+    """Where it answers: by its name outside once that leads to it, else in the cluster."""
     model: ResolvedModel | None = None
     """The model that answers."""
     replicas: Replicas = Replicas()

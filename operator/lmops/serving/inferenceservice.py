@@ -78,6 +78,11 @@ def _serves(
     }
 
 
+def service_of(service: LanguageModelService) -> str:
+    """The Service by which KServe leads to it, at port 80."""
+    return f"{ref(service).name}-predictor"
+
+
 def revision_of(manifest: Manifest) -> str:
     """The revision of an InferenceService's pods."""
     return str(manifest["spec"]["predictor"]["labels"][REVISION])

@@ -12,6 +12,7 @@ from lmops.jobs.failure import failure
 from lmops.jobs.runs import not_created
 from lmops.plan import Manifest, Observed, Ref, Refusal
 from lmops.plan import Plan as AnyPlan
+from lmops.serving.exposure import Exposure, exposure
 from lmops.serving.figures import FRESH, Traffic, traffic
 from lmops.serving.following import Choice, chosen, is_same, title
 from lmops.serving.gate import expected as of_gate
@@ -43,7 +44,8 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
     if refused := observed.refused.get(ref(service)):
         standing = _withheld(refused, answers=pods.ready > 0)
         return _planned(service, standing, choice, now, apply=(wanted,), replicas=pods.report())
-    monitors = monitoring(service, observed, settings)
+    monitors, inside = monitoring(service, observed, settings), url(child)
+    entrance = exposure(service, observed, inside)
     why = pods.failure(now) or _unmade(service, observed, pods, now)
     rollout = _rollout(service, choice.model, revision_of(wanted), pods, why, now)
     rollout = rollout.model_copy(update={"gate": step.report})
@@ -52,17 +54,18 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
         _standing(pods, rollout, why, choice),
         choice,
         now,
-        apply=(*writing(wanted, child), *monitors.apply),
+        apply=(*writing(wanted, child), *monitors.apply, *entrance.apply),
         monitors=monitors,
+        entrance=entrance,
         again=_soonest(pods.patience(now) if pods.new else UNHEARD, step.again, FRESH if pods.ready else None),
         heard=traffic(pods.told(observed), service.spec.monitoring.drift),
         rollout=rollout,
         replicas=pods.report(),
-        url=url(child) or service.status.url,
+        url=entrance.url or inside or service.status.url,
         refused=service.status.refused if step.refused is None else step.refused,
         **_answering(service, choice.model, rollout),
     )
-    return replace(plan, apply=(*plan.apply, *step.apply), create=step.create, delete=step.delete)
+    return replace(plan, apply=(*plan.apply, *step.apply), create=step.create, delete=(*step.delete, *entrance.delete))
 
 
 def _unmade(service: LanguageModelService, observed: Observed, pods: Pods, now: datetime) -> Failure | None:
@@ -87,10 +90,11 @@ def _planned(
     apply: tuple[Manifest, ...] = (),
     again: timedelta | None = None,
     monitors: Monitoring | None = None,
+    entrance: Exposure | None = None,
     heard: Traffic | None = None,
     **changes: object,
 ) -> Plan:
-    new = told(service, standing, choice, now, monitors, heard, **changes)
+    new = told(service, standing, choice, now, monitors, entrance, heard, **changes)
     waits = UNHEARD if not choice.follows else None
     return Plan(status=new, apply=apply, events=tuple(news(service, new)), again=_soonest(again, waits))
 

@@ -12,6 +12,7 @@ from lmops.api.base import Condition
 from lmops.api.reference import ResolvedModel
 from lmops.api.servicestatus import GateReport, RolloutReport, ServiceDisplay, ServicePhase
 from lmops.plan import Event
+from lmops.serving.exposure import Exposure
 from lmops.serving.figures import Traffic, load
 from lmops.serving.following import Choice, is_same, title
 from lmops.serving.monitoring import Monitoring
@@ -45,6 +46,7 @@ def told(
     choice: Choice,
     now: datetime,
     monitors: Monitoring | None = None,
+    entrance: Exposure | None = None,
     heard: Traffic | None = None,
     **changes: Any,
 ) -> LanguageModelServiceStatus:
@@ -55,7 +57,10 @@ def told(
     return new.model_copy(
         update={
             "phase": standing.phase,
-            "conditions": [*_conditions(service, standing, choice, monitors, now), *_drift(service, heard, now)],
+            "conditions": [
+                *_conditions(service, standing, choice, monitors, entrance, now),
+                *_drift(service, heard, now),
+            ],
             "observed_generation": service.metadata.generation,
             "display": _display(new, standing),
         }
@@ -131,7 +136,12 @@ def _display(new: LanguageModelServiceStatus, standing: Standing) -> ServiceDisp
 
 
 def _conditions(
-    service: LanguageModelService, standing: Standing, choice: Choice, monitors: Monitoring | None, now: datetime
+    service: LanguageModelService,
+    standing: Standing,
+    choice: Choice,
+    monitors: Monitoring | None,
+    entrance: Exposure | None,
+    now: datetime,
 ) -> list[Condition]:
     failed = standing.phase == "Failed"
     unsure: Truth = "False" if failed or not standing.moves else "Unknown"
@@ -156,12 +166,15 @@ def _conditions(
         found.append(
             _condition(service, before.get("Following"), "Following", truth, choice.reason, choice.message, now)
         )
-    if monitors is None:  # it is not served now: what watches it stays as it was
-        return [*found, *filter(None, [before.get("Monitored")])]
+    if monitors is None or entrance is None:  # it is not served now: what watches it and leads to it stays as it was
+        return [*found, *filter(None, map(before.get, ("Monitored", "Exposed")))]
     if monitors.is_there:
         reason, message = monitors.lacks[:2] if monitors.lacks else ("Monitored", "")
         truth = _truth(monitors.lacks is None)
         found.append(_condition(service, before.get("Monitored"), "Monitored", truth, reason, message, now))
+    if says := entrance.told:
+        truth = _truth(says.holds)
+        found.append(_condition(service, before.get("Exposed"), "Exposed", truth, says.reason, says.message, now))
     return found
 
 

@@ -6,6 +6,7 @@ from lmops.api import LanguageModelServiceStatus
 from lmops.local.stories import Chapter, Ending, Moment, Story
 from lmops.local.volumes import Volumes
 from lmops.plan import Manifest
+from lmops.serving.exposure import NO_EFFECT
 
 STAGES = {"RollingOut": "rollout"}
 """Phases that read better in another word."""
@@ -44,6 +45,8 @@ class ServingStory(Story):
                 found.append(Chapter(f"{key} complete", "serving", f"{name} at {service.url}", ended=True))
             if rollout.state == "Failed":
                 found.append(Chapter(f"{key} {rollout.message}", "failed", rollout.message, ended=True))
+        vain = next((c.message for c in service.conditions if c.type == "Exposed" and c.reason == NO_EFFECT), None)
+        found += [Chapter(vain, "expose", vain, ended=True)] if vain else []
         offers = (c.message for c in service.conditions if c.type == "Following" and c.reason == "AwaitingApproval")
         return [*found, *(Chapter(offer, "waiting", offer, ended=True) for offer in offers)]
 
