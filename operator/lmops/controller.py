@@ -172,7 +172,8 @@ class Controller:
                 self.cache.forget(key, ref)
             else:
                 self.cache.take_as(key, found)
-        modes = await self._modes(key.namespace, kind.claims(resource))
+        sources = self._sources(key, kind.sources(resource))
+        modes = await self._modes(key.namespace, kind.claims(resource, sources))
         there = self.cache.observed(key)
         return replace(
             there,
@@ -180,7 +181,7 @@ class Controller:
             refused=self.refused.get(key, {}),
             obstacles=self.obstacles.heard.get(key, {}),
             modes=modes,
-            sources=self._sources(key, kind.sources(resource)),
+            sources=sources,
             absent=frozenset(self.absent.intersection(kind.children)),
             since=self.since,
         )

@@ -16,8 +16,10 @@ from lmops.serving import reconcile as serving
 from lmops.serving.exposure import KINDS as ENTRANCES
 from lmops.serving.following import sources as followed
 from lmops.serving.monitoring import KINDS as MONITORS
+from lmops.serving.policies import shared_claims
 from lmops.settings import Settings
-from lmops.training.work import Training, shared_claims
+from lmops.training.work import Training
+from lmops.training.work import shared_claims as nodes_claims
 
 
 def _nothing(resource: Any) -> tuple[Any, ...]:
@@ -36,8 +38,8 @@ class Kind(NamedTuple):
     """The children that its status says are there."""
     is_settled: Callable[[Manifest, Observed, Settings], bool] = lambda resource, observed, settings: False
     """Whether nothing will happen any more, told from the bare manifest: most resources of a cluster have ended."""
-    claims: Callable[[Any], tuple[str, ...]] = _nothing
-    """The claims whose access modes a resource wants to know."""
+    claims: Callable[[Any, tuple[Manifest, ...]], tuple[str, ...]] = lambda resource, sources: ()
+    """The claims whose access modes a resource wants to know, with the resources that it waits for."""
     sources: Callable[[Any], tuple[Ref, ...]] = _nothing
     """The resources of its namespace that one waits for; without a name all of a kind."""
     reports: frozenset[str] = frozenset()
@@ -65,13 +67,14 @@ def _job(name: str, children: tuple[str, ...], **more: Any) -> Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "TrainingJob": _job("TrainingJob", ("Job", "PyTorchJob"), claims=shared_claims),
+    "TrainingJob": _job("TrainingJob", ("Job", "PyTorchJob"), claims=lambda job, sources: nodes_claims(job)),
     "QuantizeJob": _job("QuantizeJob", ("Job",), sources=sources),
     "LanguageModelService": Kind(
         _FORMS["LanguageModelService"],
         ("InferenceService", "Job", *MONITORS, *ENTRANCES),
         reconcile=serving.reconcile,
         expected=serving.expected,
+        claims=shared_claims,
         sources=followed,
     ),
 }

@@ -274,3 +274,15 @@ def test_a_monitor_of_somebody_else_is_left_alone_and_told():
     assert one.store.objects[DASHBOARD]["data"] == {"a": "b"}
     one.store.remove(one.store.objects[DASHBOARD])
     assert monitored(one.run())[:2] == ("True", "Monitored")
+
+
+def test_replicas_on_a_volume_that_is_not_shared_are_refused_until_it_is():
+    one = Serving()
+    claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "models", "namespace": "default"}}
+    one.store.put_new({**claim, "spec": {"accessModes": ["ReadWriteOnce"]}})
+    one.store.put({**one.store.objects[KEY], "spec": service(scaling={"minReplicas": 2}).spec.manifest()})
+
+    assert one.run().status["display"]["reason"].startswith("VolumeNotShared: 2 replicas mount models")
+    one.store.remove(one.store.objects[("PersistentVolumeClaim", "default", "models")])
+    one.store.put_new({**claim, "spec": {"accessModes": ["ReadWriteMany"]}})
+    assert one.run().status["rollout"]["model"]["digest"] == A

@@ -1,17 +1,24 @@
-"""What a service may not ask for, told before anything is written."""
+"""What is refused of a service before anything starts, each with the sentence that says what to change."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from lmops.api import Failure, LanguageModelService
+from lmops.api.reference import ResolvedModel
 from lmops.jobs.failure import failure
-from lmops.jobs.policies import fits
+from lmops.jobs.policies import fits, volumes_are_shared
+from lmops.parts import claims
+from lmops.plan import Manifest, Observed
+from lmops.serving.following import chosen
+from lmops.serving.inferenceservice import document
 
 
-def refusal(service: LanguageModelService, document: str) -> Failure | None:
-    """The first policy that the service does not meet; `document` is what its server is told."""
-    return fits(document) or patterns_are_read(service)
+def refusal(service: LanguageModelService, model: ResolvedModel, observed: Observed) -> Failure | None:
+    """The first policy that the service with this model does not meet."""
+    told = document(service, model)
+    return fits(told) or patterns_are_read(service) or replicas_share_volumes(service, observed)
 
 
 def patterns_are_read(service: LanguageModelService) -> Failure | None:
@@ -28,3 +35,26 @@ def patterns_are_read(service: LanguageModelService) -> Failure | None:
                 remedy="Correct it, or leave it out.",
             )
     return None
+
+
+def replicas_share_volumes(service: LanguageModelService, observed: Observed) -> Failure | None:
+    """Several replicas run at once, and so do a candidate and the model that it is compared with."""
+    named = shared_claims(service, observed.sources)
+    if (most := _most(service)) > 1:
+        return volumes_are_shared(f"{most} replicas", named, observed, "keep scaling at one replica")
+    beside = "A candidate and the running model"
+    return volumes_are_shared(beside, named, observed, "set rollout.strategy to Immediate or Manual")
+
+
+def shared_claims(service: LanguageModelService, sources: Sequence[Manifest]) -> tuple[str, ...]:
+    """The claims whose access modes matter: those of what several pods have at once."""
+    if _most(service) == 1 and service.spec.rollout.strategy != "Gated":
+        return ()
+    rollout = service.status.rollout
+    used = (chosen(service, sources).model, rollout.model if rollout else None, service.spec.request_log)
+    return tuple(sorted({claim for some in used if some for claim in claims(some)}))
+
+
+def _most(service: LanguageModelService) -> int:
+    """How many replicas there may be."""
+    return service.spec.scaling.max_replicas or service.spec.scaling.min_replicas

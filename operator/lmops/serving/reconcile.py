@@ -17,7 +17,7 @@ from lmops.serving.figures import FRESH, Traffic, traffic
 from lmops.serving.following import Choice, chosen, is_same, title
 from lmops.serving.gate import expected as of_gate
 from lmops.serving.gate import gated, url
-from lmops.serving.inferenceservice import document, inferenceservice, ref, revision_of
+from lmops.serving.inferenceservice import inferenceservice, ref, revision_of
 from lmops.serving.kept import writing
 from lmops.serving.monitoring import Monitoring, monitoring
 from lmops.serving.policies import refusal
@@ -39,10 +39,11 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
         return _planned(service, Standing("Pending", choice.reason, choice.message, moves=True), choice, now)
     wanted, child = inferenceservice(service, choice.model, settings), observed.children.get(ref(service))
     pods = Pods.of(service, observed, revision_of(wanted))
-    if why := refusal(service, document(service, choice.model)):
-        return _planned(service, _refused(why, answers=pods.ready > 0), choice, now, replicas=pods.report())
-    if refused := observed.refused.get(ref(service)):
-        standing = _withheld(refused, answers=pods.ready > 0)
+    if why := refusal(service, choice.model, observed):
+        again = UNHEARD if why.class_ == "Volume" else None  # nobody says that there is another claim
+        return _planned(service, _refused(why, pods.ready > 0), choice, now, again=again, replicas=pods.report())
+    if withheld := observed.refused.get(ref(service)):
+        standing = _withheld(withheld, answers=pods.ready > 0)
         return _planned(service, standing, choice, now, apply=(wanted,), replicas=pods.report())
     monitors, inside = monitoring(service, observed, settings), url(child)
     entrance = exposure(service, observed, inside)

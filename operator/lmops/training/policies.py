@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from lmops.api import Failure, TrainingJob
 from lmops.jobs.failure import failure
-from lmops.jobs.policies import fits
+from lmops.jobs.policies import fits, volumes_are_shared
 from lmops.plan import Observed
 
 CLASSIFICATION = ("accuracy", "precision", "recall", "f1", "mcc")
@@ -18,7 +18,7 @@ CLASSIFICATION = ("accuracy", "precision", "recall", "f1", "mcc")
 def refusal(job: TrainingJob, document: str, claims: Sequence[str], observed: Observed) -> Failure | None:
     """The first policy that the job does not meet; `document` is what its runtime is told, `claims` what it mounts."""
     found = next((why for policy in POLICIES if (why := policy(job))), None)
-    return found or fits(document) or volumes_are_shared(job, claims, observed)
+    return found or fits(document) or nodes_share_volumes(job, claims, observed)
 
 
 def batch_divides(job: TrainingJob) -> Failure | None:
@@ -73,24 +73,11 @@ def precision_needs_an_accelerator(job: TrainingJob) -> Failure | None:
     )
 
 
-def volumes_are_shared(job: TrainingJob, claims: Sequence[str], observed: Observed) -> Failure | None:
-    """Pods that run at once need volumes that can be mounted by all of them. Claims that are not there yet may come."""
-    if job.spec.resources.nodes == 1:
+def nodes_share_volumes(job: TrainingJob, claims: Sequence[str], observed: Observed) -> Failure | None:
+    """The pods of several nodes run at once."""
+    if (nodes := job.spec.resources.nodes) == 1:
         return None
-    alone = [claim for claim in claims if claim in observed.modes and not _is_shared(observed, claim)]
-    if not alone:
-        return None
-    named = " and ".join(alone)
-    return failure(
-        "Volume",
-        "VolumeNotShared",
-        f"{job.spec.resources.nodes} nodes mount {named}, which is not ReadWriteMany.",
-        remedy="Use a claim with access mode ReadWriteMany, or set resources.nodes to 1.",
-    )
-
-
-def _is_shared(observed: Observed, claim: str) -> bool:
-    return not {"ReadWriteMany", "ReadOnlyMany"}.isdisjoint(observed.modes[claim])
+    return volumes_are_shared(f"{nodes} nodes", claims, observed, "set resources.nodes to 1")
 
 
 POLICIES: tuple[Callable[[TrainingJob], Failure | None], ...] = (
