@@ -31,6 +31,7 @@ lint: .venv/dev
 crds: .venv/dev
 	$(BIN)/python -m lmops.api.crd crds charts/lmops/files/crds
 	$(BIN)/python -m lmops.jobs.failure > docs/failures.md
+	$(BIN)/python -m lmops.api.engines > docs/engines.md
 	$(BIN)/python charts/schema.py
 
 # `make bench BENCH=operator` runs that one only.

@@ -89,11 +89,20 @@ def _of(job: Manifest) -> ResolvedModel | None:
     return ResolvedModel(
         uri=model["uri"],
         digest=model.get("digest"),
+        format=_format(job),
         dataset=dataset,
         kind=job["kind"],
         name=metadata["name"],
         uid=metadata.get("uid"),
     )
+
+
+def _format(job: Manifest) -> str | None:
+    """What a job has stored its model as: training knows one form."""
+    if job["kind"] == "TrainingJob":
+        return "safetensors"
+    compressed = (job.get("status", {}).get("report") or {}).get("compressed") or {}
+    return str(compressed["format"]) if "format" in compressed else None
 
 
 def _lacks(job: Manifest) -> tuple[str, str]:

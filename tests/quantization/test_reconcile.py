@@ -93,6 +93,7 @@ def test_a_job_is_resolved_once_and_never_followed():
     assert found.source.manifest() == {
         "uri": MODEL["uri"],
         "digest": MODEL["digest"],
+        "format": "safetensors",
         "dataset": DATASET["uri"],
         "kind": "TrainingJob",
         "name": "reviews",

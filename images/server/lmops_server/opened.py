@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from lmops.api import Serving
 from lmops.api.dataset import Dataset
-from lmops.api.engines import engines, paired
+from lmops.api.engines import paired, unfit
 from lmops.api.languagemodelservice import Engine, ServedTask
 from lmops_compressor.runners import GLOBS
 from lmops_trainer import models, passports, uris
@@ -138,18 +138,8 @@ def _by_architecture(config: Any) -> ServedTask:
 
 
 def _engine(artefact: str, device: str, wanted: Engine, uri: str) -> Engine:
-    if found := paired(artefact, device, wanted):
-        return found
-    if known := engines(artefact):
-        raise Refusal(
-            "Settings",
-            "EngineUnfit",
-            f"The engine {wanted} does not serve {artefact}, which {uri} is in.",
-            f"Set engine to Auto or {known[0]}.",
-        )
-    raise Refusal(
-        "Model",
-        "FormatUnfit",
-        f"{uri} is a program of {artefact}, made for phones: no engine here serves it.",
-        "Serve the model that it was made of, or one that was compressed by another method.",
-    )
+    if why := unfit(artefact, device, wanted, uri):
+        raise Refusal(*why)
+    found = paired(artefact, device, wanted)
+    assert found
+    return found

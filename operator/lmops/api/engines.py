@@ -29,12 +29,54 @@ ENGINES = (
 """What can be paired. `Auto` takes the first engine of an artefact and device; a pair outside it is refused."""
 
 
+class Unfit(NamedTuple):
+    """Why nothing serves a model as it is wanted, and what to do."""
+
+    class_: Literal["Settings", "Model"]
+    reason: str
+    message: str
+    remedy: str
+
+
 def paired(artefact: str, device: str, wanted: Engine) -> Engine | None:
     """The engine for this artefact and device: the wanted one, or for `Auto` the first; None where there is none."""
     found = [pair.engine for pair in ENGINES if (pair.artefact, pair.device) == (artefact, device)]
     return next((engine for engine in found if wanted in ("Auto", engine)), None)
 
 
-def engines(artefact: str) -> list[Engine]:
-    """The engines that serve an artefact at all."""
-    return list(dict.fromkeys(pair.engine for pair in ENGINES if pair.artefact == artefact))
+def unfit(artefact: str, device: str, wanted: Engine, uri: str) -> Unfit | None:
+    """Why the wanted engine does not serve this artefact on this device."""
+    if paired(artefact, device, wanted):
+        return None
+    fitting = [pair.engine for pair in ENGINES if (pair.artefact, pair.device) == (artefact, device)]
+    if not fitting:
+        message = f"{uri} is a program of {artefact}, made for phones: no engine here serves it."
+        remedy = "Serve the model that it was made of, or one that was compressed by another method."
+        return Unfit("Model", "FormatUnfit", message, remedy)
+    there = f" on {PLACES[device]}" if any((p.artefact, p.engine) == (artefact, wanted) for p in ENGINES) else ""
+    message = f"The engine {wanted} does not serve {artefact}{there}, which {uri} is in."
+    return Unfit("Settings", "EngineUnfit", message, f"Set engine to Auto or {' or '.join(fitting)}.")
+
+
+PLACES = {"cpu": "a processor", "cuda": "an accelerator"}
+HEAD = (
+    "# Which engine serves which model",
+    "",
+    "`engine` of a LanguageModelService is `Auto`, which takes the first engine of the model's form and device, or one of",
+    "them by name. Any other pair is refused: `Accepted=False` where a job has told what it made, else by the server as",
+    "it starts, with the same sentence. Written by `make crds`.",
+    "",
+    "| the model is | it runs on | engine | |",
+    "|---|---|---|---|",
+)
+
+
+def table() -> str:
+    """The pairs as a page for people."""
+    rows = [f"| {pair.artefact} | {PLACES[pair.device]} | `{pair.engine}` | {pair.how} |" for pair in ENGINES]
+    nothing = ("executorch", "phones", "none", "a model of method Mobile is a program for phones, and is not served")
+    return "\n".join((*HEAD, *rows, "| {} | {} | {} | {} |".format(*nothing), ""))
+
+
+if __name__ == "__main__":
+    print(table(), end="")

@@ -48,6 +48,8 @@ class ResolvedModel(Report):
     """Its folder."""
     digest: Word | None = None
     """The digest that its job reported."""
+    format: Word | None = None
+    """What it is stored as, by its job: safetensors, onnx or executorch."""
     dataset: Text | None = None
     """Where the prepared data lies that it was trained and tested on."""
     kind: Word | None = None

@@ -17,6 +17,7 @@ from lmops.serving.following import Choice, is_same, title
 from lmops.serving.inferenceservice import candidate, candidate_ref, inferenceservice, revision_of
 from lmops.serving.inferenceservice import ref as main
 from lmops.serving.kept import writing
+from lmops.serving.policies import engine_fits
 from lmops.serving.replicas import Pods, has_crashed, is_ready
 from lmops.serving.verdict import broken, told
 from lmops.settings import Settings
@@ -81,7 +82,7 @@ class Candidate:
     def _started(self, report: GateReport) -> Step:
         """The candidate starts; once it answers, and a Job of before has gone, both are compared."""
         pods = self._pods()
-        if why := self._crashed(pods):
+        if why := engine_fits(self.service, self.model) or self._crashed(pods):
             return self._ended(report, None, why)
         left = jobs_left(self.observed)
         address, lacks = self._address(pods), self._lacks(pods)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from lmops.api import Failure, LanguageModelService
+from lmops.api.engines import unfit
 from lmops.api.reference import ResolvedModel
 from lmops.jobs.failure import failure
 from lmops.jobs.policies import fits, volumes_are_shared
@@ -17,8 +18,12 @@ from lmops.serving.inferenceservice import document
 
 def refusal(service: LanguageModelService, model: ResolvedModel, observed: Observed) -> Failure | None:
     """The first policy that the service with this model does not meet."""
-    told = document(service, model)
-    return fits(told) or patterns_are_read(service) or replicas_share_volumes(service, observed)
+    return (
+        fits(document(service, model))
+        or patterns_are_read(service)
+        or engine_fits(service, model)
+        or replicas_share_volumes(service, observed)
+    )
 
 
 def patterns_are_read(service: LanguageModelService) -> Failure | None:
@@ -35,6 +40,14 @@ def patterns_are_read(service: LanguageModelService) -> Failure | None:
                 remedy="Correct it, or leave it out.",
             )
     return None
+
+
+def engine_fits(service: LanguageModelService, model: ResolvedModel) -> Failure | None:
+    """There is an engine for what the model is stored as, where its job has told that; else the server finds out."""
+    device = "cuda" if service.spec.resources.accelerator else "cpu"
+    if model.format is None or (why := unfit(model.format, device, service.spec.engine, model.uri)) is None:
+        return None
+    return failure(why.class_, why.reason, why.message, remedy=why.remedy)
 
 
 def replicas_share_volumes(service: LanguageModelService, observed: Observed) -> Failure | None:
