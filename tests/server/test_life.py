@@ -91,6 +91,33 @@ def test_the_sentence_reaches_the_termination_message_and_the_process_ends(
     assert (words.failure.class_, words.failure.reason) == ("Model", "DigestMismatch")
 
 
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        (
+            "{% for m in messages %}\n{{ m.content }",
+            "generation.chatTemplate is no Jinja template: line 2: unexpected '}'.",
+        ),
+        (
+            "{{ messages[0].parts[3].text }}",
+            "generation.chatTemplate cannot write a chat of one message: 'dict object' has no attribute 'parts'.",
+        ),
+    ],
+    ids=["what is no template", "a template of other messages"],
+)
+def test_a_broken_chat_template_is_found_before_anybody_chats(
+    template: str, sentence: str, volumes: Volumes, gpt2: str, tmp_path: Path
+):
+    server = served.start(volumes, document(gpt2, generation={"chatTemplate": template}), tmp_path)
+
+    assert server.process.wait(60) == 1
+    words = LastWords.model_validate_json((tmp_path / "termination").read_text())
+    assert words.failure is not None
+    assert (words.failure.class_, words.failure.reason) == ("Settings", "ChatTemplateBroken")
+    assert words.failure.message == sentence
+    assert words.failure.remedy == "Correct the template, or leave it out for the model's own."
+
+
 def test_what_is_too_much_is_refused_at_once_and_the_rest_is_answered(volumes: Volumes, gpt2: str, tmp_path: Path):
     limits = {"queue": 4, "timeoutSeconds": 20}
 

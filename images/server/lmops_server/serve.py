@@ -25,6 +25,7 @@ from lmops_server.requestlog import Requests
 from lmops_server.rowlog import RowLog
 from lmops_server.texts import Asked, Texts
 from lmops_server.web.app import app
+from lmops_server.web.asking import try_template
 from lmops_server.web.endpoint import keys_in
 from lmops_server.web.service import Service
 from lmops_server.writing import Ask
@@ -77,6 +78,7 @@ def loaded(serving: Serving) -> Service:
     )
     if spec := serving.spec.request_log:
         service.rowlog = RowLog(spec, metrics.kept)
+    try_template(service)
     _with_engine(service)
     _watch(service)
     metrics.gauge("lmops_inputs_working", "Inputs that wait or are worked on.", lambda: service.admission.taken)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+from jinja2 import TemplateSyntaxError
 from pydantic import Field
 
 from lmops_server.faults import wrong
@@ -13,6 +14,7 @@ from lmops_server.texts import too_long
 from lmops_server.web.forms import Form
 from lmops_server.web.service import Service
 from lmops_server.writing import Ask
+from lmops_trainer.failures import Refusal
 
 Tokens = Annotated[list[int], Field(min_length=1, max_length=1 << 20)]
 Prompts = Annotated[list[Annotated[str, Field(min_length=0)]], Field(min_length=1, max_length=1024)]
@@ -168,6 +170,33 @@ def tokens(service: Service, prompt: str | list[int], place: int) -> list[int]:
     return found
 
 
+def try_template(service: Service) -> None:
+    """Refuses to serve with a `generation.chatTemplate` that could not write even the shortest chat."""
+    if service.serving.spec.generation.chat_template is None or service.opened.task != "CausalLM":
+        return
+    remedy = "Correct the template, or leave it out for the model's own."
+    try:
+        _written(service, [{"role": "user", "content": "Hello."}])
+    except TemplateSyntaxError as error:
+        message = (
+            f"generation.chatTemplate is no Jinja template: line {error.lineno}: {str(error.message).rstrip('.')}."
+        )
+        raise Refusal("Settings", "ChatTemplateBroken", message, remedy) from error
+    except Exception as error:
+        message = f"generation.chatTemplate cannot write a chat of one message: {str(error).rstrip('.')}."
+        raise Refusal("Settings", "ChatTemplateBroken", message, remedy) from error
+
+
+def _written(service: Service, messages: list[dict[str, Any]]) -> Any:
+    """A chat as the template of the service writes it, or that of the model."""
+    return service.tokenizer.apply_chat_template(
+        messages,
+        chat_template=service.serving.spec.generation.chat_template,
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+
+
 def chat_prompt(service: Service, form: Chat) -> list[int]:
     """The chat as the template writes it."""
     template = service.serving.spec.generation.chat_template
@@ -179,12 +208,7 @@ def chat_prompt(service: Service, form: Chat) -> list[int]:
             "no_chat_template",
         )
     try:
-        text = service.tokenizer.apply_chat_template(
-            [message.told() for message in form.messages],
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        text = _written(service, [message.told() for message in form.messages])
     except Exception as error:  # whatever the author of the template has not thought of
         raise wrong(f"The chat template does not take these messages: {error}", "messages") from error
     ids: list[int] = service.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
