@@ -40,6 +40,7 @@ ENCODER = [
     (V1, {"instances": ["a" * 70_000]}, 413, "limits.bodyBytes"),
     ("/v1/models/other:predict", {"instances": ["a"]}, 404, "'other'"),
     ("/v2/models/other/infer", texts(), 404, "'other'"),
+    (V2, texts() | {"model_name": "other"}, 404, "'other'"),
     (V2, {"inputs": []}, 400, "inputs"),
     (V2, texts(shape=[2]), 400, "shape"),
     (V2, texts(shape=[-1]), 400, "shape"),

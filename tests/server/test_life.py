@@ -211,7 +211,7 @@ def test_asked_to_end_it_is_no_longer_ready_and_answers_what_it_has(volumes: Vol
 
 def test_the_page_and_the_document_of_the_api_are_there(writer: Server):
     with writer.client() as http:
-        page = http.get("/")
+        page = http.get("/", headers={"Accept": "text/html,*/*;q=0.8"})  # as browsers ask
         api = http.get("/openapi.json").json()
         about = http.get("/passport").json()
 

@@ -48,8 +48,10 @@ def app(service: Service) -> Starlette:
         working = {"working": service.admission.taken, "draining": service.draining}
         return JSONResponse({**service.requests.pace(), **working, "drift": drift})
 
-    async def page(request: Request) -> Response:
-        return HTMLResponse(PAGE.read_text("utf-8"))
+    async def root(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):  # a person; KServe's V1 asks here whether the server lives
+            return HTMLResponse(PAGE.read_text("utf-8"), headers={"Vary": "Accept"})
+        return JSONResponse({"status": "alive"}, headers={"Vary": "Accept"})
 
     async def described_all(request: Request) -> Response:
         return JSONResponse(openapi(service))
@@ -57,7 +59,7 @@ def app(service: Service) -> Starlette:
     operation = OPERATIONS[service.opened.task]
     return Starlette(
         routes=[
-            Route("/", page),
+            Route("/", root),
             Route("/metrics", figures),
             Route("/openapi.json", described_all),
             Route("/v2/health/live", health),

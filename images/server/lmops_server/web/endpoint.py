@@ -292,9 +292,14 @@ def _too_large(most: int) -> Fault:
 
 def _malformed(error: ValidationError) -> Fault:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if not str(part)[:1].isupper() and "[" not in str(part))
+    where = ".".join(part for part in map(str, first["loc"]) if not _is_type(part))
     if first["type"] == "json_invalid":
         return wrong(f"The body is not JSON: {first['ctx']['error']}.")
     if first["type"] == "extra_forbidden":
         return wrong(f"There is no field {where!r} here; leave it out.", where, "unknown_parameter")
     return wrong(f"{where or 'The body'}: {first['msg'][:1].lower()}{first['msg'][1:]}.", where or None)
+
+
+def _is_type(part: str) -> bool:
+    """Whether it names what a value might have been, and no place in the body."""
+    return part[:1].isupper() or "[" in part or part in ("str", "int")

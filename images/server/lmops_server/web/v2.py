@@ -65,6 +65,8 @@ class Infer(Form):
 
     id: str | None = None
     """Comes back with the answer."""
+    model_name: str | None = None
+    """The name of the model once more, as KServe's client sends it."""
     inputs: Annotated[list[Tensor], Field(min_length=1, max_length=2)]
     """`text`, and `pair`."""
     outputs: list[Wanted] | None = None
@@ -77,6 +79,8 @@ async def infer(call: Call) -> dict[str, Any]:
     """`POST /v2/models/{model}/infer`."""
     call.service.named(call.path["model"])
     form, binary = _parted(call)
+    if form.model_name is not None:
+        call.service.named(form.model_name, "model_name")
     asked = _asked(form.inputs, binary)
     settings = form.parameters.model_dump(exclude_none=True, exclude={"binary_data_output"})
     answers = await tasks.answered(call, [Pair(text=one.text, pair=one.pair) for one in asked], settings)
