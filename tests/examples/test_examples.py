@@ -294,6 +294,82 @@ def test_what_the_classifier_was_asked_is_kept_and_trained_on(beside: Apply, ser
 
 
 @pytest.mark.slow
+def test_a_newer_classifier_proves_itself_or_waits_to_be_approved(reviews: Ran, volumes: Path, tmp_path: Path):
+    apply, serve, engine = applying(volumes, tmp_path), serving(volumes, tmp_path), Engine(tmp_path)
+    trained = ("model.from.trainingJob=null", f"model.from.uri={reviews.status['model']['uri']}")
+    first = compressed_anew(apply, engine, *trained)
+    busy = "rollout.gates.maxLatencyRatio=10"  # of a machine that does much else meanwhile
+
+    with serve("serve-reviews/gated.yaml", busy) as gated, serve("serve-reviews/manual.yaml") as manual:
+        alike = compressed_anew(apply, engine, *trained, "steps[0].quantize.exclude=['*.classifier']")
+        passed = engine.until("reviews-gated", lambda status: digest(status) == alike)
+        offered = engine.until("reviews-manual", lambda status: alike in following(status))
+        engine.lmops(
+            "apply", "-f", EXAMPLES / "serve-reviews/manual.yaml", "--set", f"model.digest={alike}", "--detach"
+        )
+        approved = engine.until("reviews-manual", lambda status: digest(status) == alike)
+
+        ran = apply("reviews/trainingjob.yaml", "metadata.name=worse", "training.epochs=null", "training.steps=2")
+        worse = compressed_anew(apply, engine, "model.from.trainingJob.name=worse")
+        failed = engine.until("reviews-gated", lambda status: bool(status.get("refused")))
+        told = [
+            each.post("/v1/classify", json={"input": ["moving and funny", "dull"]}).json() for each in (gated, manual)
+        ]
+
+    assert (ran.code, len({first, alike, worse})) == (0, 3), ran.printed
+    gate = passed["rollout"]["gate"]
+    assert (gate["state"], gate["figures"]["errorRatio"]) == ("Passed", 0)
+    assert gate["figures"]["agreement"] >= 0.9
+    assert (digest(offered), digest(approved)) == (first, alike)
+    assert (digest(failed), failed["refused"][0]["model"]["digest"]) == (alike, worse)
+    assert failed["refused"][0]["reason"] == "Agreement"
+    for answer in told:
+        assert [row["label"] for row in answer["data"]] == ["positive", "negative"]
+
+
+class Engine:
+    """`lmops local` in another terminal."""
+
+    def __init__(self, home: Path) -> None:
+        self.environment = {**os.environ, "LMOPS_HOME": str(home)}
+
+    def lmops(self, *words: str | Path) -> str:
+        """What a command prints."""
+        typed = [sys.executable, "-m", "lmops", "local", *map(str, words)]
+        done = subprocess.run(typed, env=self.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def until(self, name: str, happened: Callable[[dict[str, Any]], bool], seconds: float = 240) -> dict[str, Any]:
+        """The status of a service, once something has happened to it."""
+        end, status = time.monotonic() + seconds, dict[str, Any]()
+        while time.monotonic() < end:
+            status = yaml.safe_load(self.lmops("get", f"languagemodelservice/{name}", "-o", "yaml"))["status"]
+            if happened(status):
+                return status
+            time.sleep(0.5)
+        pytest.fail(f"{name} came no further than:\n{yaml.safe_dump(status)}")
+
+
+def compressed_anew(apply: Apply, engine: Engine, *sets: str) -> str:
+    """The digest of a model of the job that the services follow, which takes the place of one that was there."""
+    engine.lmops("delete", "--ignore-not-found", "quantizejob/reviews-int8")
+    ran = apply("compress-reviews/dynamic.yaml", *FEWER, "accept=null", *sets)
+    assert ran.code == 0, ran.printed
+    return digest(ran.status)
+
+
+def digest(status: dict[str, Any]) -> str:
+    """The digest of the model that was made, or that answers."""
+    return str(status["model"]["digest"])
+
+
+def following(status: dict[str, Any]) -> str:
+    """What a service says of the model that it follows."""
+    return "".join(each["message"] for each in status["conditions"] if each["type"] == "Following")
+
+
+@pytest.mark.slow
 def test_the_language_model_writes_and_streams(serve: Serve, gpt2: Ran):
     asked = {"model": "gpt2", "messages": [{"role": "user", "content": "The prime minister"}], "seed": 1}
     with serve("serve-gpt2/service.yaml") as client:
