@@ -287,7 +287,7 @@ def test_what_the_classifier_was_asked_is_kept_and_trained_on(beside: Apply, ser
     with serve("serve-reviews/logged.yaml", "requestLog.fraction=1") as client:
         told = [client.post("/v1/classify", json={"input": f"{n} {text}"}).json() for n, text in enumerate(texts)]
 
-    ran = beside("serve-reviews/retrain.yaml", "training.steps=2", "validation.holdOut.fraction=0.2")
+    ran = beside("serve-reviews/retrain.yaml", "training.steps=2", "dataset.validation.holdOut.fraction=0.2")
 
     assert (ran.code, ran.status["phase"]) == (0, "Succeeded"), ran.printed
     assert ran.status["dataset"]["rowsRead"] == len(told)
