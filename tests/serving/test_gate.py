@@ -219,6 +219,15 @@ def test_a_gate_has_the_key_and_the_volume_that_it_needs():
     assert made["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
 
 
+def test_a_candidate_keeps_no_log_of_what_the_gate_asks():
+    asked = running(requestLog={"uri": "pvc://logs/reviews"})
+
+    kept_by = [json.dumps(made(asked, model(B), SETTINGS)) for made in (inferenceservice, candidate)]
+
+    assert ["pvc://logs" in each for each in kept_by] == [True, False]
+    assert ['"claimName": "logs"' in each for each in kept_by] == [True, False]
+
+
 def test_passed_the_candidate_goes_and_only_then_the_running_one_is_changed():
     old = comparing()
 

@@ -58,6 +58,14 @@ def test_pods_that_run_at_once_need_a_volume_that_all_can_mount(spec: dict[str, 
     assert refused(model={"from": {"uri": "hf://owner/name"}}, **spec) == ""
 
 
+def test_several_replicas_need_a_log_that_all_can_mount_and_a_candidate_keeps_none():
+    modes = {"models": ("ReadWriteMany",), "logs": ("ReadWriteOnce",)}
+    log = {"uri": "pvc://logs/reviews"}
+
+    assert refused(modes=modes, requestLog=log, scaling={"minReplicas": 2}).startswith("2 replicas mount logs, ")
+    assert refused(modes=modes, requestLog=log, rollout={"strategy": "Gated"}) == ""
+
+
 def test_one_replica_needs_nobody_to_share_with():
     one = service()
 

@@ -35,8 +35,12 @@ def inferenceservice(service: LanguageModelService, model: ResolvedModel, settin
 
 
 def candidate(service: LanguageModelService, model: ResolvedModel, settings: Settings) -> Manifest:
-    """The same beside it with a model that is to prove itself: one replica, with no way in from outside."""
-    return _serves(service, model, settings, candidate_ref(service).name, Scaling(), UNSEEN)
+    """The same beside it with a model that is to prove itself: one replica, with no way in from outside.
+
+    What it is asked is the gate's own rows, which no request log is to hold.
+    """
+    unlogged = service.model_copy(update={"spec": service.spec.model_copy(update={"request_log": None})})
+    return _serves(unlogged, model, settings, candidate_ref(service).name, Scaling(), UNSEEN)
 
 
 def candidate_ref(service: LanguageModelService) -> Ref:

@@ -60,11 +60,12 @@ def replicas_share_volumes(service: LanguageModelService, observed: Observed) ->
 
 
 def shared_claims(service: LanguageModelService, sources: Sequence[Manifest]) -> tuple[str, ...]:
-    """The claims whose access modes matter: those of what several pods have at once."""
-    if _most(service) == 1 and service.spec.rollout.strategy != "Gated":
+    """The claims whose access modes matter: those of what several pods have at once. A candidate keeps no log."""
+    several = _most(service) > 1
+    if not several and service.spec.rollout.strategy != "Gated":
         return ()
-    rollout = service.status.rollout
-    used = (chosen(service, sources).model, rollout.model if rollout else None, service.spec.request_log)
+    rollout, log = service.status.rollout, service.spec.request_log if several else None
+    used = (chosen(service, sources).model, rollout.model if rollout else None, log)
     return tuple(sorted({claim for some in used if some for claim in claims(some)}))
 
 
