@@ -40,22 +40,24 @@ class Unfit(NamedTuple):
 
 def paired(artefact: str, device: str, wanted: Engine) -> Engine | None:
     """The engine for this artefact and device: the wanted one, or for `Auto` the first; None where there is none."""
-    found = [pair.engine for pair in ENGINES if (pair.artefact, pair.device) == (artefact, device)]
-    return next((engine for engine in found if wanted in ("Auto", engine)), None)
+    return next((engine for engine in _fitting(artefact, device) if wanted in ("Auto", engine)), None)
 
 
 def unfit(artefact: str, device: str, wanted: Engine, uri: str) -> Unfit | None:
     """Why the wanted engine does not serve this artefact on this device."""
     if paired(artefact, device, wanted):
         return None
-    fitting = [pair.engine for pair in ENGINES if (pair.artefact, pair.device) == (artefact, device)]
-    if not fitting:
+    if not (fitting := _fitting(artefact, device)):
         message = f"{uri} is a program of {artefact}, made for phones: no engine here serves it."
         remedy = "Serve the model that it was made of, or one that was compressed by another method."
         return Unfit("Model", "FormatUnfit", message, remedy)
     there = f" on {PLACES[device]}" if any((p.artefact, p.engine) == (artefact, wanted) for p in ENGINES) else ""
     message = f"The engine {wanted} does not serve {artefact}{there}, which {uri} is in."
     return Unfit("Settings", "EngineUnfit", message, f"Set engine to Auto or {' or '.join(fitting)}.")
+
+
+def _fitting(artefact: str, device: str) -> list[Engine]:
+    return [pair.engine for pair in ENGINES if (pair.artefact, pair.device) == (artefact, device)]
 
 
 PLACES = {"cpu": "a processor", "cuda": "an accelerator"}
