@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,13 @@ class RowLog:
         self._count("written", len(lines))
 
     def _prune(self, most: int) -> None:
-        """Removes the oldest files of all servers, until what stays is small enough."""
-        found = sorted(((s := file.stat()).st_mtime, s.st_size, file) for file in self._folder.glob(GLOB))
+        """Removes the oldest files of all servers, until what stays is small enough. Others may remove them as well."""
+        found = []
+        for file in self._folder.glob(GLOB):
+            with suppress(FileNotFoundError):
+                told = file.stat()
+                found.append((told.st_mtime, told.st_size, file))
+        found.sort()
         total = sum(size for _, size, _ in found)
         for _, size, file in found:
             if total <= most:
