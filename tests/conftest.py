@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,17 +18,53 @@ from cluster import node as nodes
 from cluster.client import Cluster
 
 LIBRARIES = ("transformers", "datasets", "accelerate", "py.warnings")
+SHARED = ("node", "control_plane", "reviews", "gpt2")
+"""Fixtures that take a minute and more to make."""
 FOREIGN = os.environ.get("LMOPS_TEST_KUBECONFIG", "")
 
 
 @pytest.fixture(autouse=True)
 def _log_of_nobody() -> Iterator[None]:
     """A runtime that runs within a test takes the log for its own: its screen is gone when the test is over."""
-    for name in ("lmops", *LIBRARIES):
-        logging.getLogger(name).handlers.clear()
+    _give_back_logs()
     yield
+    _give_back_logs()
+
+
+def _give_back_logs() -> None:
     for name in ("lmops", *LIBRARIES):
-        logging.getLogger(name).handlers.clear()
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `-n`: tests that share what is costly to make run in one process, and the longest start first."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=_place)  # stable
+
+
+def _group(item: pytest.Item) -> str:
+    """The tests that run in one process: those of a file, but for a few that cost minutes."""
+    fixtures = getattr(item, "fixturenames", ())
+    shared = next((name for name in SHARED if name in fixtures), None)
+    if item.path.parent.name == "examples":
+        return f"examples of {shared}" if shared in ("reviews", "gpt2") else item.nodeid
+    return shared if shared in ("node", "control_plane") else str(item.path)
+
+
+def _place(item: pytest.Item) -> int:
+    """How early a test starts: what takes minutes must not be left for the end, when one process is idle."""
+    fixtures = getattr(item, "fixturenames", ())
+    places = ("reviews" in fixtures, "node" in fixtures, True)
+    if item.path.parent.name in ("examples", "e2e"):
+        return places.index(True)
+    rooms = ("compressor", "contract", "trainer", "server", "local")
+    return 3 + (rooms.index(item.path.parent.name) if item.path.parent.name in rooms else len(rooms))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -35,8 +72,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    say = reporter.write_line if reporter else print
+    say = _aloud(session.config)
     with suppress(builds.MissingError):  # said where a test is skipped for it
         if "control_plane" in wanted:
             builds.build(builds.CONTROL_PLANE, say)
@@ -44,6 +80,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             builds.build(("kserve",), say)
         if "node" in wanted:
             _prepare_node(say)
+
+
+def _aloud(config: pytest.Config) -> builds.Say:
+    """Says a line on the terminal, from a process of pytest-xdist too."""
+    if reporter := config.pluginmanager.get_plugin("terminalreporter"):
+        return reporter.write_line  # type: ignore[no-any-return]
+
+    def say(line: str) -> None:
+        with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(line, file=sys.stderr, flush=True)
+
+    return say
 
 
 @pytest.fixture(scope="session")
