@@ -76,7 +76,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     with suppress(builds.MissingError):  # said where a test is skipped for it
         if "control_plane" in wanted:
             builds.build(builds.CONTROL_PLANE, say)
-        if "kserve" in wanted:
+        if wanted & {"kserve", "serving_node"}:
             builds.build(("kserve",), say)
         if "node" in wanted:
             _prepare_node(say)
@@ -132,6 +132,18 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         for name in image.SOURCES:
             running.load(image.build(name, running.folder))
         yield running
+
+
+@pytest.fixture(scope="session")
+def serving_node(node: Cluster) -> Cluster:
+    """The same with KServe's controller, which another one's cluster must have."""
+    if isinstance(node, nodes.Node):
+        try:
+            builds.build(("kserve",))
+        except builds.MissingError as missing:
+            _absent(f"NO KSERVE: {missing}")
+        kserves.start(node)
+    return node
 
 
 def _prepare_node(say: builds.Say = print) -> None:

@@ -125,6 +125,13 @@ class Cluster:
         yield name
         self.kubectl("delete", "namespace", name, "--wait=false")
 
+    @contextmanager
+    def restricted(self) -> Iterator[str]:
+        """A namespace whose pods must run restricted."""
+        with self.namespace() as name:
+            self.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+            yield name
+
     def _wait_for_account(self, namespace: str) -> None:
         """No pod can be made before the namespace's default ServiceAccount. Its maker is slow after an outage."""
         end = time.monotonic() + BACK_OFF

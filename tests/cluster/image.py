@@ -28,13 +28,20 @@ TRAINER = {
     "operator/lmops/api": "/opt/lmops/lmops/api",
     "images/trainer/lmops_trainer": "/opt/lmops/lmops_trainer",
 }
+COMPRESSOR = {**TRAINER, "images/compressor/lmops_compressor": "/opt/lmops/lmops_compressor"}
 SOURCES = {
     "operator": {"operator/lmops": "/opt/lmops/lmops"},
     "trainer": TRAINER,
-    "compressor": {**TRAINER, "images/compressor/lmops_compressor": "/opt/lmops/lmops_compressor"},
+    "compressor": COMPRESSOR,
+    "server": {**COMPRESSOR, "images/server/lmops_server": "/opt/lmops/lmops_server"},
 }
 """What each image has of this tree, as its Dockerfile copies it."""
-MODULES = {"operator": "lmops", "trainer": "lmops_trainer", "compressor": "lmops_compressor"}
+MODULES = {
+    "operator": "lmops",
+    "trainer": "lmops_trainer",
+    "compressor": "lmops_compressor",
+    "server": "lmops_server",
+}
 LINKS = {name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")}
 FILES = {
     "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n",
