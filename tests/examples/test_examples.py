@@ -152,7 +152,7 @@ def gpt2(beside: Apply) -> Ran:
     return beside("gpt2/trainingjob.yaml", "training.epochs=null", "training.steps=60")
 
 
-@pytest.mark.parametrize("story", sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()))
+@pytest.mark.parametrize("story", sorted({str(file.parent.relative_to(EXAMPLES)) for file in EXAMPLES.rglob("*.yaml")}))
 def test_every_example_is_admitted(story: str, tmp_path: Path):
     admitted = admit(read([str(EXAMPLES / story)]), Home(tmp_path), [], "default")
 
