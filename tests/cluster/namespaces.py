@@ -6,6 +6,7 @@ When that process ends, every daemon, pod, mount, interface and firewall rule of
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -107,6 +108,8 @@ class Machine:
             (CGROUPS / hierarchy / self.name).mkdir(exist_ok=True)
         for file in ("cpuset.cpus", "cpuset.mems"):
             (CGROUPS / "cpuset" / self.name / file).write_text((CGROUPS / "cpuset" / file).read_text())
+        # else all pods together weigh as much as one process of this machine
+        (CGROUPS / "cpu" / self.name / "cpu.shares").write_text(str(1024 * (os.cpu_count() or 1)))
 
 
 @contextmanager

@@ -21,6 +21,8 @@ def bound(node: Cluster, namespace: str, folder: Path) -> Path:
     (folder / "models").chmod(0o777)  # pods have a user of their own
     (folder / "data").symlink_to(fetched / "data")
     node.apply(*_claim("data", fetched / "data", namespace), *_claim("models", folder / "models", namespace))
+    for claim in ("data", "models"):
+        node.until("persistentvolumeclaim", claim, lambda found: found["status"].get("phase") == "Bound", namespace)
     return folder
 
 
