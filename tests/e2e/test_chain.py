@@ -230,16 +230,14 @@ def stopped(chain: Chain, followed: Followed) -> Stopped:
     before = opinions(chain.url)
     chain.apply(CHAIN / "worse")
     model = chain.made(3)
-    status = chain.until(lambda status: status["refused"])
+    chain.until(lambda status: status.get("refused"))
     chain.node.until(
         "inferenceservice",
         "opinions",
         lambda _: not chain.node.answers("get", "inferenceservice", "opinions-candidate", "-n", chain.namespace),
         chain.namespace,
     )
-    return Stopped(
-        model, before, opinions(chain.url), chain.until(lambda status: status["phase"] == "Serving") or status
-    )
+    return Stopped(model, before, opinions(chain.url), chain.until(lambda status: status["phase"] == "Serving"))
 
 
 def in_turn(phases: list[str]) -> list[str]:
