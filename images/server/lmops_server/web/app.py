@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from lmops_server.faults import Fault
 from lmops_server.web import encoders, v1, v2
-from lmops_server.web.endpoint import Call, Endpoint, Handler, Protocol, shaped
+from lmops_server.web.endpoint import Call, Endpoint, Handler, protocol_of, shaped
 from lmops_server.web.openai import chat, completions
 from lmops_server.web.openapi import openapi
 from lmops_server.web.service import Service
@@ -26,11 +26,11 @@ PAGE = Path(__file__).with_name("page.html")
 def app(service: Service) -> Starlette:
     """The application."""
 
-    def get(path: str, handler: Handler, protocol: Protocol = "kserve") -> Route:
-        return Route(path, Endpoint(service, path, handler, protocol), methods=["GET"])
+    def get(path: str, handler: Handler) -> Route:
+        return Route(path, Endpoint(service, path, handler), methods=["GET"])
 
-    def post(path: str, handler: Handler, protocol: Protocol, operation: str | None = None) -> Route:
-        return Route(path, Endpoint(service, path, handler, protocol, operation), methods=["POST"])
+    def post(path: str, handler: Handler, operation: str | None = None) -> Route:
+        return Route(path, Endpoint(service, path, handler, operation), methods=["POST"])
 
     async def health(request: Request) -> Response:
         return JSONResponse({"live": True})
@@ -67,19 +67,19 @@ def app(service: Service) -> Starlette:
             Route("/healthz", health),
             get("/passport", passport),
             Route("/stats", stats),
-            get("/v1/models", models, "openai"),
-            get("/v1/models/{model}", model, "openai"),
-            post("/v1/models/{model}:predict", v1.predict, "kserve", operation),
+            get("/v1/models", models),
+            post("/v1/models/{model}:predict", v1.predict, operation),
+            get("/v1/models/{model}", model),
             get("/v2", server),
             get("/v2/models/{model}", described),
             get("/v2/models/{model}/ready", is_ready),
-            post("/v2/models/{model}/infer", v2.infer, "kserve", operation),
-            post("/v1/classify", encoders.classify, "openai", "classification"),
-            post("/v1/fill-mask", encoders.fill_mask, "openai", "fill_mask"),
-            post("/v1/embeddings", encoders.embeddings, "openai", "embeddings"),
-            post("/v1/completions", completions, "openai", "text_completion"),
-            post("/v1/chat/completions", chat, "openai", "chat"),
-            post("/v1/tokenize", encoders.tokenize, "openai"),
+            post("/v2/models/{model}/infer", v2.infer, operation),
+            post("/v1/classify", encoders.classify, "classification"),
+            post("/v1/fill-mask", encoders.fill_mask, "fill_mask"),
+            post("/v1/embeddings", encoders.embeddings, "embeddings"),
+            post("/v1/completions", completions, "text_completion"),
+            post("/v1/chat/completions", chat, "chat"),
+            post("/v1/tokenize", encoders.tokenize),
         ],
         exception_handlers={HTTPException: _missing, Exception: _broken},
     )
@@ -151,8 +151,7 @@ async def _missing(request: Request, error: Exception) -> Response:
         405: f"{request.url.path} does not take {request.method}.",
     }
     fault = Fault(error.status_code, what.get(error.status_code, error.detail))
-    protocol: Protocol = "kserve" if request.url.path.startswith("/v2") else "openai"
-    return JSONResponse(shaped(fault, protocol), error.status_code, dict(error.headers or {}))
+    return JSONResponse(shaped(fault, protocol_of(request.url.path)), error.status_code, dict(error.headers or {}))
 
 
 async def _broken(request: Request, error: Exception) -> Response:

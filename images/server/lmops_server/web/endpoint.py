@@ -74,11 +74,8 @@ Handler = Callable[[Call], Awaitable[Response | Stream | dict[str, Any]]]
 class Endpoint:
     """An ASGI application for one route."""
 
-    def __init__(
-        self, service: Service, route: str, handler: Handler, protocol: Protocol, operation: str | None = None
-    ) -> None:
-        self.service, self.route, self.handler = service, route, handler
-        self.protocol, self.operation = protocol, operation
+    def __init__(self, service: Service, route: str, handler: Handler, operation: str | None = None) -> None:
+        self.service, self.route, self.handler, self.operation = service, route, handler, operation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers, whatever happens, and says how it went."""
@@ -141,7 +138,7 @@ class Endpoint:
         fault = _fault(error)
         if fault.status >= 500:
             log.error("%s: %s", self.route, fault.message, exc_info=None if isinstance(error, Fault) else error)
-        content = shaped(fault, self.protocol)
+        content = shaped(fault, protocol_of(self.route))
         try:
             if told.status:
                 await told.end(content)
@@ -247,6 +244,11 @@ def shaped(fault: Fault, protocol: Protocol) -> dict[str, Any]:
         return {"error": fault.message}
     kind = TYPES.get(fault.status, "invalid_request_error" if fault.status < 500 else "server_error")
     return {"error": {"message": fault.message, "type": kind, "param": fault.param, "code": fault.code}}
+
+
+def protocol_of(path: str) -> Protocol:
+    """Whose words a path is answered in."""
+    return "openai" if path.startswith("/v1/") and not path.endswith(":predict") else "kserve"
 
 
 def keys_in(folder: Path | None) -> Callable[[], list[str] | None]:
