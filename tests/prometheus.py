@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+
+import debian
 
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
 """What the metrics of a family are called."""
 TEMPLATES = "usr/share/prometheus/alertmanager"
 PACKAGES = ("prometheus", "prometheus-alertmanager")
+UNTESTED = "ALERTS ARE NOT CHECKED"
 
 
 def program(name: str) -> Path:
@@ -73,27 +73,9 @@ def exposed(text: str) -> tuple[set[str], set[str]]:
     return names, given
 
 
-@functools.cache
 def _unpacked() -> Path:
-    """Nothing is installed: the packages would start services of this machine."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmops"
-    folder = cache / "prometheus"
-    if folder.exists():
-        return folder
-    if shutil.which("apt-get") is None:
-        _absent("this is no Debian")
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as unfinished:
-        if _apt(unfinished, "download", *PACKAGES):
-            _update()
-            if why := _apt(unfinished, "download", *PACKAGES):
-                _absent(why)
-        target = Path(unfinished) / "unpacked"
-        for package in Path(unfinished).glob("*.deb"):
-            subprocess.run(["dpkg-deb", "--extract", package, target], check=True)
-        if not folder.exists():  # another run may have been faster
-            target.rename(folder)
-    return folder
+    """The packages would start services of this machine, were they installed."""
+    return debian.unpacked("prometheus", PACKAGES, UNTESTED)
 
 
 def _give_templates() -> None:
@@ -102,27 +84,5 @@ def _give_templates() -> None:
     if place.exists():
         return
     if os.geteuid() != 0:
-        _absent(f"Alertmanager wants its templates at {place}, where only root may put them")
+        debian.absent(UNTESTED, PACKAGES, f"Alertmanager wants its templates at {place}, where only root may put them")
     shutil.copytree(_unpacked() / TEMPLATES, place)
-
-
-def _update() -> None:
-    """Fetches Debian's lists of packages, which only root may."""
-    if os.geteuid() != 0:
-        _absent("`apt-get download` knows no such packages, and only root may run `apt-get update`")
-    if why := _apt("/", "update", "-qq"):
-        _absent(why)
-
-
-def _apt(folder: str, *command: str) -> str:
-    """What apt-get has to complain of, empty where it did what it should."""
-    done = subprocess.run(["apt-get", *command], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    return f"`apt-get {' '.join(command)}` said: {done.stderr.strip()[-500:]}" if done.returncode else ""
-
-
-def _absent(why: str) -> NoReturn:
-    """A laptop may go without; the checks that guard the main branch may not."""
-    message = f"ALERTS ARE NOT CHECKED: {' and '.join(PACKAGES)} are missing: {why}"
-    if os.environ.get("CI", "").lower() == "true":
-        pytest.fail(message)
-    pytest.skip(message)
