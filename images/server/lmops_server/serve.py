@@ -24,6 +24,7 @@ from lmops_server.opened import Opened
 from lmops_server.requestlog import Requests
 from lmops_server.rowlog import RowLog
 from lmops_server.texts import Asked, Texts
+from lmops_server.tracing import traces
 from lmops_server.web.app import app
 from lmops_server.web.asking import try_template
 from lmops_server.web.endpoint import keys_in
@@ -48,6 +49,8 @@ def serve(serving: Serving) -> int:
         quiet_libraries()
         service = loaded(serving)
         asyncio.run(_answering(service))
+        if service.traces:
+            service.traces.close()
         if service.rowlog:
             service.rowlog.close()
     except (Exception, SystemExit) as error:
@@ -75,6 +78,7 @@ def loaded(serving: Serving) -> Service:
         requests=Requests(float(os.environ.get("LMOPS_LOG_SAMPLE", "0.01"))),
         keys=keys_in(Path(folder) if folder else None),
         tokenizer=opened.tokenizer(),
+        traces=traces(serving.service, opened.name),
     )
     if spec := serving.spec.request_log:
         service.rowlog = RowLog(spec, metrics.kept)

@@ -84,6 +84,8 @@ class Endpoint:
         call = Call(self.service, scope, b"", time.perf_counter(), is_kept=kept is not None and kept.draws())
         told = _Told(send, closing=self.service.draining)
         metrics.began()
+        spans = self.service.traces if scope["method"] == "POST" else None
+        span = spans.begin("POST", self.route, self.operation, scope["headers"]) if spans else None
         status = GONE
         try:
             await self._answered(call, receive, told)
@@ -96,6 +98,8 @@ class Endpoint:
             seconds = time.perf_counter() - call.began
             metrics.ended(self.route, status, seconds, self.operation, call.usage)
             self.service.requests.add(self.route, status, seconds, call.usage)
+            if spans and span:
+                spans.end(span, status, call.usage)
             if kept and call.rows and status == 200:
                 kept.add(call.rows)
 

@@ -17,6 +17,7 @@ from lmops_server.metrics import Metrics
 from lmops_server.opened import Opened
 from lmops_server.requestlog import Requests
 from lmops_server.rowlog import RowLog
+from lmops_server.tracing import Traces
 
 if TYPE_CHECKING:
     from lmops_server.texts import Texts
@@ -47,6 +48,8 @@ class Service:
     """Where it is a language model."""
     rowlog: RowLog | None = None
     """What is asked and answered, kept to train on."""
+    traces: Traces | None = None
+    """The spans of requests, where somebody collects them."""
     drift: Drift | None = None
     """The traffic of late, held against the held-out rows."""
     no_drift: str = ""
