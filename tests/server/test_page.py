@@ -76,7 +76,7 @@ TOLD_BY_CHROME = (
     "Failed to load resource: the server resp",
     "/stats - Failed to load resource: net::ERR_CONNECTION_REFUSED",
 )
-"""What no page can keep off the console: a request that was refused, and figures of a server that a test has stopped."""
+"""What no page can keep off the console: a request that was refused, and a server that a test has stopped."""
 
 
 @pytest.fixture
