@@ -25,13 +25,24 @@ class Standing(NamedTuple):
     """Why it is in trouble, or was."""
     ended: str
     """When it ended, empty where it has not."""
+    refusal: str = ""
+    """Why the latest model that did not pass its gate did not."""
+    refused: str = ""
+    """When that was."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Standing:
         """What its status says."""
         status = manifest.get("status") or {}
         phase, failure = status.get("phase") or "Pending", status.get("failure") or {}
-        return cls(intern(phase), intern(failure.get("reason") or ""), status.get("completionTime") or "")
+        refused = (status.get("refused") or [{}])[-1]
+        return cls(
+            intern(phase),
+            intern(failure.get("reason") or ""),
+            status.get("completionTime") or "",
+            intern(refused.get("reason") or ""),
+            refused.get("at") or "",
+        )
 
 
 class _Owner:

@@ -89,6 +89,12 @@ class Metrics(Observer[Key]):
             ["kind", "namespace", "name", "phase", "reason"],
             registry=registry,
         )
+        self.refusals = Gauge(
+            "lmops_gate_failed",
+            "1 for a service whose latest candidate has failed its gate within the hour: the newest of them.",
+            ["namespace", "name", "reason"],
+            registry=registry,
+        )
         ProcessCollector(registry=registry)
 
     def serves(self, kinds: Iterable[str], workers: int) -> None:
@@ -133,6 +139,11 @@ class Metrics(Observer[Key]):
         self.troubles.clear()
         for _, key, standing in sorted(troubled, reverse=True)[:MOST]:
             self.troubles.labels(key.kind, key.namespace, key.name, standing.phase, standing.reason).set(1)
+        self.refusals.clear()
+        for _, key, standing in sorted(((s.refused, k, s) for k, s in known if s.refused >= since), reverse=True)[
+            :MOST
+        ]:
+            self.refusals.labels(key.namespace, key.name, standing.refusal).set(1)
 
     def sent(self, method: str, status: int) -> None:
         """Counts a request; status 0 is no answer."""

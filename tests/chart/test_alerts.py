@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ GROUPS: list[dict[str, Any]] = yaml.safe_load((helm.CHART / "files" / "alerts.ya
 RULES = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}
 INSTALLED = ("monitoring.coreos.com/v1/PodMonitor", "monitoring.coreos.com/v1/PrometheusRule")
 TROUBLE, LEADS, READABLE = "lmops_resource_trouble", "leader_election_master_status", "lmops_namespace_readable"
+REFUSED = "lmops_gate_failed"
 MINE: dict[str, str] = {"namespace": "ml", "name": "reviews"}
 
 
@@ -91,6 +93,16 @@ CASES = {
     "a service is ill for a moment": Case(
         "LmopsServiceUnhealthy", trouble("LanguageModelService", "Degraded", "OOMKilled", "1x3 stale"), "5m"
     ),
+    "a candidate fails its gate": Case(
+        "LmopsGateFailed",
+        tuple((REFUSED, {**MINE, "reason": "Agreement", "pod": pod}, "1x20") for pod in ("a", "b")),
+        "1m",
+        {**MINE, "reason": "Agreement"},
+        "A new model did not pass the gate of LanguageModelService ml/reviews",
+    ),
+    "a gate failed an hour ago": Case(
+        "LmopsGateFailed", ((REFUSED, {**MINE, "reason": "Agreement"}, "1x3 stale"),), "5m"
+    ),
     "nobody leads": Case("LmopsOperatorDown", leading("0x20"), "5m", {}, "The operator of lmops does not work"),
     "no operator is there": Case("LmopsOperatorDown", (), "5m", {}, "The operator of lmops does not work"),
     "one of two leads": Case("LmopsOperatorDown", leading("1x20"), "10m"),
@@ -137,7 +149,16 @@ def test_no_metric_of_an_alert_is_unknown_to_the_operator():
     metrics = Metrics()
     metrics.readable.labels("ml").set(1)
     metrics.leads.labels("lmops-operator").set(1)
-    metrics.stand([(Key("TrainingJob", "ml", "reviews"), Standing("Hung", "", ""))], NOON)
+    metrics.stand(
+        [
+            (Key("TrainingJob", "ml", "reviews"), Standing("Hung", "", "")),
+            (
+                Key("LanguageModelService", "ml", "reviews"),
+                Standing("Serving", "", "", "Agreement", f"{NOON:%Y-%m-%dT%H:%M:%SZ}"),
+            ),
+        ],
+        NOON,
+    )
     names, labels = prometheus.exposed(metrics.text().decode())
 
     for rule in RULES.values():
@@ -194,3 +215,14 @@ def test_without_dashboards_the_operator_has_no_right_to_configmaps():
         return {resource for rule in role["rules"] for resource in rule["resources"]}
 
     assert resources() - resources(dashboards=False) == {"configmaps"}
+
+
+def test_a_gate_that_failed_is_told_for_an_hour():
+    def told(at: datetime) -> bool:
+        metrics = Metrics()
+        service = {"status": {"phase": "Serving", "refused": [{"reason": "Agreement", "at": "2026-03-01T12:00:00Z"}]}}
+        metrics.stand([(Key("LanguageModelService", "ml", "reviews"), Standing.of(service))], at)
+        return 'lmops_gate_failed{name="reviews",namespace="ml",reason="Agreement"} 1.0' in metrics.text().decode()
+
+    assert told(datetime(2026, 3, 1, 12, 59, tzinfo=UTC))
+    assert not told(datetime(2026, 3, 1, 13, 1, tzinfo=UTC))
