@@ -225,6 +225,19 @@ def test_two_real_classifiers_are_compared(volumes: Volumes, classifier: Server,
     assert (figures.task, figures.error_ratio, figures.agreement) == ("SequenceClassification", 0.0, 1.0)
 
 
+def test_what_a_gate_asks_is_no_traffic(volumes: Volumes, scratch: Path, tmp_path: Path):
+    asked = served.document(served.pictured(volumes, scratch), requestLog={"uri": "pvc://models/kept", "fraction": 1})
+    with served.serving(volumes, asked, tmp_path) as server, server.client() as client:
+        figures = compared(server.url, server.url, rows=[{"text": text} for text in served.held_out()[:5]])
+        before = client.get("/stats").json()["drift"]["rows"]
+        client.post("/v1/classify", json={"input": "a triumph"})
+        after = client.get("/stats").json()["drift"]["rows"]
+    kept = [line for file in (volumes.models / "kept").glob("*.jsonl") for line in file.read_text().splitlines()]
+
+    assert (figures.rows, figures.error_ratio, before, after) == (5, 0.0, 0, 1)
+    assert [json.loads(line)["text"] for line in kept] == ["a triumph"]
+
+
 def test_one_real_language_model_writes_what_it_writes(writer: Server):
     figures = compared(writer.url, writer.url, rows=[{"text": "The prime minister"}, {"text": "漢字"}])
 

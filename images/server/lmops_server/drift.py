@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from lmops_server.opened import Opened
+from lmops_server.probes import of_a_gate
 from lmops_trainer.drift import Array, Baseline, Classes, Embedding, psi, unknown_token
 
 LAST = 2_000
@@ -65,6 +66,8 @@ class Drift:
 
     def read(self, inputs: Sequence[Sequence[int]]) -> None:
         """The model was given these tokens."""
+        if of_a_gate.get():
+            return
         for ids in inputs:
             tokens = len(ids)
             strange = 0 if self._unknown is None else list(ids).count(self._unknown)
@@ -77,7 +80,7 @@ class Drift:
 
     def classified(self, probabilities: Array) -> None:
         """The model has answered this."""
-        if self._classes:
+        if self._classes and not of_a_gate.get():
             self._classes.add(probabilities)
 
     def figures(self) -> Figures:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from lmops.api import Gate, GateEnding
 from lmops.api.languagemodelservice import GateRow
 from lmops.api.servicestatus import GateFigures, Latency
+from lmops_server.probes import HEADER
 from lmops_trainer import endings, uris
 from lmops_trainer.failures import Refusal, failure_of
 from lmops_trainer.log import log, open_log
@@ -170,7 +171,7 @@ def gate(document: Gate) -> int:
 
 def compared(document: Gate) -> GateFigures:
     """Both asked in turn."""
-    headers = {"Content-Type": "application/json", **_key()}
+    headers = {"Content-Type": "application/json", HEADER: "1", **_key()}
     running, candidate = (
         Server(url, headers, float(document.timeout_seconds)) for url in (document.running, document.candidate)
     )

@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from lmops_server.faults import Fault, wrong
 from lmops_server.metrics import Usage
+from lmops_server.probes import is_of_a_gate, of_a_gate
 from lmops_server.web.service import Service
 from lmops_trainer.failures import Refusal
 from lmops_trainer.log import log
@@ -81,7 +82,9 @@ class Endpoint:
         """Answers, whatever happens, and says how it went."""
         metrics = self.service.metrics
         kept = self.service.rowlog
-        call = Call(self.service, scope, b"", time.perf_counter(), is_kept=kept is not None and kept.draws())
+        of_a_gate.set(asked := is_of_a_gate(scope["headers"]))
+        is_kept = kept is not None and not asked and kept.draws()
+        call = Call(self.service, scope, b"", time.perf_counter(), is_kept=is_kept)
         told = _Told(send, closing=self.service.draining)
         metrics.began()
         spans = self.service.traces if scope["method"] == "POST" else None
