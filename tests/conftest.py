@@ -38,7 +38,7 @@ def _give_back_logs() -> None:
         logger.propagate = True
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With `-n`: tests that share what is costly to make run in one process, and the longest start first."""
     if not hasattr(config, "workerinput"):
