@@ -20,7 +20,7 @@ demo: .venv/laptop
 
 test: .venv/dev
 	@$(BIN)/python examples/fetch.py $(VOLUMES)
-	LMOPS_TEST_VOLUMES=$(VOLUMES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(TESTS)
+	LMOPS_TEST_VOLUMES=$(VOLUMES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(TESTS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

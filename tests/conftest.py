@@ -8,18 +8,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
+import spread
 from cluster import builds, controlplane, image, kubeflow
 from cluster import kserve as kserves
 from cluster import node as nodes
 from cluster.client import Cluster
 
 LIBRARIES = ("transformers", "datasets", "accelerate", "py.warnings")
-SHARED = ("node", "control_plane", "reviews", "gpt2")
-"""Fixtures that take a minute and more to make."""
 FOREIGN = os.environ.get("LMOPS_TEST_KUBECONFIG", "")
 
 
@@ -38,33 +37,16 @@ def _give_back_logs() -> None:
         logger.propagate = True
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`, tests that share what is costly run in one process."""
+    return spread.Spread(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `-n`: tests that share what is costly to make run in one process, and the longest start first."""
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=_place)  # stable
-
-
-def _group(item: pytest.Item) -> str:
-    """The tests that run in one process: those of a file, but for a few that cost minutes."""
-    fixtures = getattr(item, "fixturenames", ())
-    shared = next((name for name in SHARED if name in fixtures), None)
-    if item.path.parent.name == "examples":
-        return f"examples of {shared}" if shared in ("reviews", "gpt2") else item.nodeid
-    return shared if shared in ("node", "control_plane") else str(item.path)
-
-
-def _place(item: pytest.Item) -> int:
-    """How early a test starts: what takes minutes must not be left for the end, when one process is idle."""
-    fixtures = getattr(item, "fixturenames", ())
-    places = ("reviews" in fixtures, "node" in fixtures, True)
-    if item.path.parent.name in ("examples", "e2e"):
-        return places.index(True)
-    rooms = ("compressor", "contract", "trainer", "server", "local")
-    return 3 + (rooms.index(item.path.parent.name) if item.path.parent.name in rooms else len(rooms))
+    """With `-n`, what takes longest starts first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: spread.place(item.nodeid))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
