@@ -29,6 +29,8 @@ class Standing(NamedTuple):
     """Why the latest model that did not pass its gate did not."""
     refused: str = ""
     """When that was."""
+    accelerator_use: float | None = None
+    """Of its first process, 0 to 1, as far as it tells."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Standing:
@@ -42,6 +44,7 @@ class Standing(NamedTuple):
             status.get("completionTime") or "",
             intern(refused.get("reason") or ""),
             refused.get("at") or "",
+            (status.get("metrics") or {}).get("acceleratorUse"),
         )
 
 

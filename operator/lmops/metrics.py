@@ -16,6 +16,8 @@ from lmops.queue import Observer
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 TROUBLES = ("Hung", "Failed", "Degraded")
+TRAINS = "Running"
+"""The phase of a TrainingJob that makes steps."""
 RECENT = timedelta(hours=1)
 """How long a failure is news: whoever is told of it then looks at the job."""
 LASTS = "~"
@@ -95,6 +97,12 @@ class Metrics(Observer[Key]):
             ["namespace", "name", "reason"],
             registry=registry,
         )
+        self.uses = Gauge(
+            "lmops_accelerator_use",
+            "Use of the accelerator of a training job's first process, 0 to 1: of those that use theirs least.",
+            ["namespace", "name"],
+            registry=registry,
+        )
         ProcessCollector(registry=registry)
 
     def serves(self, kinds: Iterable[str], workers: int) -> None:
@@ -144,6 +152,10 @@ class Metrics(Observer[Key]):
             :MOST
         ]:
             self.refusals.labels(key.namespace, key.name, standing.refusal).set(1)
+        self.uses.clear()
+        using = [(s.accelerator_use, k) for k, s in known if s.phase == TRAINS and s.accelerator_use is not None]
+        for use, key in sorted(using)[:MOST]:
+            self.uses.labels(key.namespace, key.name).set(use)
 
     def sent(self, method: str, status: int) -> None:
         """Counts a request; status 0 is no answer."""

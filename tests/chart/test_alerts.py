@@ -22,7 +22,7 @@ GROUPS: list[dict[str, Any]] = yaml.safe_load((helm.CHART / "files" / "alerts.ya
 RULES = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}
 INSTALLED = ("monitoring.coreos.com/v1/PodMonitor", "monitoring.coreos.com/v1/PrometheusRule")
 TROUBLE, LEADS, READABLE = "lmops_resource_trouble", "leader_election_master_status", "lmops_namespace_readable"
-REFUSED = "lmops_gate_failed"
+REFUSED, USE = "lmops_gate_failed", "lmops_accelerator_use"
 MINE: dict[str, str] = {"namespace": "ml", "name": "reviews"}
 
 
@@ -55,6 +55,16 @@ CASES = {
         "LmopsJobStalled", trouble("TrainingJob", "Hung"), "1m", JOB, "TrainingJob ml/reviews makes no steps"
     ),
     "a job has failed": Case("LmopsJobStalled", trouble("TrainingJob", "Failed", "Hung"), "1m"),
+    "a card has little to do": Case(
+        "LmopsAcceleratorIdle",
+        ((USE, {**MINE, "pod": "a"}, "0.1x60"),),
+        "30m",
+        MINE,
+        "The accelerator of TrainingJob ml/reviews has little to do",
+    ),
+    "a card rests for a moment": Case(
+        "LmopsAcceleratorIdle", ((USE, {**MINE, "pod": "a"}, "0.9x20 0.1x5 0.9x30"),), "40m"
+    ),
     "a job runs out of memory": Case(
         "LmopsJobFailed",
         trouble("TrainingJob", "Failed", "OOMKilled"),
@@ -122,6 +132,7 @@ def promtool(case: Case) -> dict[str, Any]:
     rule, expected = RULES[case.alert], []
     if case.labels is not None:
         description = rule["annotations"]["description"].replace("{{ $labels.reason }}", case.labels.get("reason", ""))
+        description = description.replace("{{ $value | humanizePercentage }}", "10%")
         told = {**rule["annotations"], "summary": case.told, "description": description}
         expected = [{"exp_labels": {**rule["labels"], **case.labels}, "exp_annotations": told}]
     return {
@@ -226,3 +237,14 @@ def test_a_gate_that_failed_is_told_for_an_hour():
 
     assert told(datetime(2026, 3, 1, 12, 59, tzinfo=UTC))
     assert not told(datetime(2026, 3, 1, 13, 1, tzinfo=UTC))
+
+
+def test_an_accelerator_is_told_of_while_its_job_trains():
+    def told(phase: str) -> bool:
+        metrics = Metrics()
+        job = {"status": {"phase": phase, "metrics": {"acceleratorUse": 0.25}}}
+        metrics.stand([(Key("TrainingJob", "ml", "reviews"), Standing.of(job))], NOON)
+        return 'lmops_accelerator_use{name="reviews",namespace="ml"} 0.25' in metrics.text().decode()
+
+    assert told("Running")
+    assert not told("Succeeded")
