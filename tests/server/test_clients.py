@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import clients
 from served import NAME, Server
 
 HERE = Path(__file__).parent
+README = HERE.parents[1] / "README.md"
 TEXTS = ("a wonderful, moving film", "dull – it was a long and empty evening")
 
 
@@ -49,3 +53,18 @@ def test_langchain_chats_writes_streams_and_embeds(writer: Server, classifier: S
     for given, known in zip(told["embeddings"], vectors["data"], strict=True):
         assert given == pytest.approx(known["embedding"], abs=1e-6)
     assert told["query"] == told["embeddings"][0]
+
+
+def test_what_the_readme_types_is_answered_as_it_shows(classifier: Server):
+    (command, shown), *more = re.findall(r"^\$ (curl .+)\n(.+)$", README.read_text(), re.MULTILINE)
+    typed = command.replace("http://127.0.0.1:8080", classifier.url)
+    told = json.loads(subprocess.run(typed, shell=True, check=True, capture_output=True, timeout=60).stdout)
+    ours, theirs = json.loads(re.sub(r", \.\.\.", "", shown)), told | {"model": "reviews"}
+
+    assert typed != command
+    assert more == []
+    assert [*ours] == [name for name in theirs if name in ours]
+    assert ours | {"data": []} == {name: theirs[name] for name in ours} | {"data": []}
+    assert ours["data"][0].keys() <= theirs["data"][0].keys()
+    assert ours["data"][0]["index"] == theirs["data"][0]["index"]
+    assert theirs["data"][0]["label"] in ("negative", "positive")
