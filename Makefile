@@ -7,7 +7,7 @@ VOLUMES := $(CACHE)/volumes
 BIN := .venv/bin
 LOCKS := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 
-.PHONY: demo test lint crds bench bench-training bench-pruning bench-compression bench-operator locks clean
+.PHONY: demo test lint crds bench bench-training bench-pruning bench-compression bench-operator bench-serving locks clean
 
 demo: .venv/laptop
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews
@@ -35,7 +35,7 @@ crds: .venv/dev
 	$(BIN)/python charts/schema.py
 
 # `make bench BENCH=operator` runs that one only.
-BENCH ?= training operator pruning compression
+BENCH ?= training operator pruning compression serving
 bench: $(addprefix bench-,$(BENCH))
 
 bench-training: .venv/dev
@@ -48,6 +48,10 @@ bench-pruning: .venv/dev
 bench-compression: .venv/dev
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews gpt2
 	LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/compression.py
+
+bench-serving: .venv/dev
+	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews gpt2
+	PYTHONPATH=tests LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/serving.py
 
 bench-operator: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m bench.operator
