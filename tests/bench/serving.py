@@ -1,6 +1,6 @@
 """Measures our server beside `transformers serve` and the server that one writes by hand, on the same models.
 
-PYTHONPATH=tests LMOPS_TEST_VOLUMES=folder python tests/bench/serving.py [--models FOLDER] [--rounds 3] [--seconds 10] [--record]
+PYTHONPATH=tests LMOPS_TEST_VOLUMES=folder python tests/bench/serving.py [--models FOLDER] [--rounds 3] [--record]
 
 The models are those of the examples reviews and gpt2, trained first unless they lie in --models since an earlier run.
 All servers of a model run at once and are asked in turn, each with as many threads, by clients in a process of their
