@@ -61,6 +61,15 @@ def test_a_model_at_hand_is_served_at_once():
     assert "Following" not in holds(plan)
 
 
+def test_it_serves_only_once_somebody_can_be_told_where():
+    starts = kept(service(), after(service(), job(A)))
+
+    plan = after(starts, job(A), child(starts, A, address={}), pod(starts, A))
+
+    assert (plan.status.phase, plan.status.url, holds(plan)["Ready"]) == ("Starting", None, "Unknown")
+    assert plan.status.display.reason == "1 of 1 replicas is ready. KServe has not told yet where they are asked."
+
+
 def test_it_starts_serves_and_then_rests():
     new = service()
     starts = kept(new, after(new, job(A)))

@@ -50,9 +50,10 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
     why = pods.failure(now) or _unmade(service, observed, pods, now)
     rollout = _rollout(service, choice.model, revision_of(wanted), pods, why, now)
     rollout = rollout.model_copy(update={"gate": step.report})
+    address = entrance.url or inside or service.status.url
     plan = _planned(
         service,
-        _standing(pods, rollout, why, choice),
+        _standing(pods, rollout, why, choice, address),
         choice,
         now,
         apply=(*writing(wanted, child), *monitors.apply, *entrance.apply),
@@ -62,7 +63,7 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
         heard=traffic(pods.told(observed), service.spec.monitoring.drift),
         rollout=rollout,
         replicas=pods.report(),
-        url=entrance.url or inside or service.status.url,
+        url=address,
         refused=service.status.refused if step.refused is None else step.refused,
         **_answering(service, choice.model, rollout),
     )
@@ -157,7 +158,7 @@ def _answering(service: LanguageModelService, model: ResolvedModel, rollout: Rol
     return {"model": model, "history": remembered(service.status.history, model)}
 
 
-def _standing(pods: Pods, rollout: RolloutReport, why: Failure | None, choice: Choice) -> Standing:
+def _standing(pods: Pods, rollout: RolloutReport, why: Failure | None, choice: Choice, address: str | None) -> Standing:
     """Where a service stands that has a model."""
     counted = f"{pods.ready} of {pods.wanted} replicas {'is' if pods.ready == 1 else 'are'} ready."
     answers, complete, name = pods.ready > 0, rollout.state == "Complete", title(rollout.model)
@@ -171,6 +172,8 @@ def _standing(pods: Pods, rollout: RolloutReport, why: Failure | None, choice: C
     if not answers:
         said = f"{name} is being loaded: {counted}" if pods.new else "waiting for its pods"
         return Standing("Starting", "Starting", said, moves=True)
+    if not address:
+        return Standing("Starting", "NoAddress", f"{counted} KServe has not told yet where they are asked.", moves=True)
     if not complete:
         updated = f"{name} takes over: {pods.updated} of {pods.wanted} replicas have it."
         return Standing("RollingOut", "RollingOut", updated, answers=True, moves=True)
