@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +15,17 @@ from compressed import unread
 from lmops.api import Compression
 from lmops.api.compression import Step
 from lmops_compressor import measure, runners
+from lmops_compressor.comparison import Answers
 from lmops_compressor.compress import compress
 from lmops_compressor.measure import measured
 from lmops_compressor.methods import fp8
 from lmops_compressor.source import Source
 from lmops_compressor.steps import applied
 from lmops_trainer.failures import Refusal
-from measuring import TASKS, Models, halved, run, shaken
+from lmops_trainer.tasks import metrics
+from measuring import PRUNED, TASKS, Models, halved, run, shaken
 from trained import SILENT
+from volumes import told
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +141,39 @@ def test_quality_is_by_the_metric_that_is_asked_for_then_by_that_of_the_models_o
     uri, _ = models.of(metric="accuracy")
 
     assert models.measured(uri).metric == "accuracy"
-    with pytest.raises(Refusal, match=r"evaluation\.metric: perplexity is no figure of a model for SequenceClass"):
-        models.measured(uri, evaluation={"metric": "perplexity"})
+    assert models.measured(uri, evaluation={"metric": "f1:1"}).metric == "f1:1"
+
+
+@pytest.mark.parametrize(
+    "how", [{"steps": PRUNED}, {"search": {"steps": [{"oneOf": PRUNED}]}}], ids=["steps", "search"]
+)
+def test_a_metric_that_the_task_does_not_have_is_refused_before_anything_is_compressed(
+    models: Models, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+):
+    uri, _ = models.of()
+    monkeypatch.setattr(Source, "model", None)
+
+    for metric in ("perplexity", "f1:2"):
+        with pytest.raises(Refusal) as refusal:
+            compress(run(uri, evaluation={"metric": metric}, **how), SILENT)
+        assert told(refusal)[:3] == (
+            "Settings",
+            "MetricUnknown",
+            f"evaluation.metric: {metric} is no figure of a model for SequenceClassification; "
+            "there are f1, accuracy, precision, recall, mcc, loss, f1:0, f1:1.",
+        )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_metrics_that_can_be_asked_for_are_the_figures_that_there_are(models: Models, task: str):
+    uri, _ = models.of(task)
+    names = Source.open(run(uri)).labels
+    rows, even = np.arange(20), np.full((20, 2), 0.5)
+    said = Answers(
+        rows % 2, rows, np.zeros(20), np.ones(20, np.int64), np.zeros(20), *([rows % 2, even] if names else [])
+    )
+
+    assert set(metrics(task, names)) == set(said.figures(task, names))
 
 
 @pytest.mark.parametrize(

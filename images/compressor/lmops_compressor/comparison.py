@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from lmops.api import Compression
 from lmops_compressor.batches import Batches, written
 from lmops_compressor.process import ModelProcess
 from lmops_compressor.rows import Rows
+from lmops_compressor.source import Source
 from lmops_trainer.failures import Refusal
 from lmops_trainer.scores import averaged, classification_scores, language_model_scores
+from lmops_trainer.tasks import metrics
 
 Array = np.ndarray[Any, Any]
 DEFAULTS = {"SequenceClassification": "f1", "CausalLM": "perplexity", "MaskedLM": "maskedPerplexity"}
@@ -149,17 +152,22 @@ def agreements(one: Answers, other: Answers) -> Array:
     return np.bincount(one.places, one.told == other.told, len(one.targets))
 
 
-def metric_of(task: str, wanted: str | None, usual: str | None, figures: dict[str, float]) -> str:
+def metric_of(run: Compression, source: Source) -> str:
     """The metric that is quality: the one asked for, else that of the model's own job, else that of the task."""
-    if wanted and wanted not in figures:
-        names = ", ".join(figures)
+    wanted, usual, known = run.spec.evaluation.metric, source.metric, metrics(source.task, source.labels)
+    if wanted and wanted not in known:
         raise Refusal(
             "Settings",
             "MetricUnknown",
-            f"evaluation.metric: {wanted} is no figure of a model for {task}; there are {names[:300]}.",
+            f"evaluation.metric: {wanted} is no figure of a model for {source.task}; there are {_listed(known)}.",
             "Name one of these, or leave it out.",
         )
-    return wanted or (usual if usual in figures else None) or DEFAULTS[task]
+    return wanted or (usual if usual in known else None) or DEFAULTS[source.task]
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _read(file: Path, name: str) -> dict[str, Array]:

@@ -8,6 +8,7 @@ from lmops.api import Compression, Result
 from lmops.api.compression import words
 from lmops.api.compressionreport import SearchReport
 from lmops_compressor import rows
+from lmops_compressor.comparison import metric_of
 from lmops_compressor.measure import measured, settings, workplace
 from lmops_compressor.methods import part
 from lmops_compressor.picture import pictured
@@ -28,6 +29,7 @@ def compress(run: Compression, progress: Progress) -> Result:
     progress.post(0)
     source = Source.open(run)
     settings(run, source)  # what cannot be timed or scored is refused before anything is done
+    metric_of(run, source)
     rows.scored(run, source)
     tell = part(progress.post, 0, COMPRESSED)
     with workplace() as folder:

@@ -222,7 +222,7 @@ def _reported(
     accept = run.spec.accept
     confidence = (accept.confidence if accept else None) or CONFIDENCE
     every = [answers.figures(source.task, source.labels) for answers in said]
-    metric = metric_of(source.task, run.spec.evaluation.metric, source.metric, every[0])
+    metric = metric_of(run, source)
     values = every[0][metric], every[1][metric]
     log.info("%s of the original %.6g, of the compressed model %.6g", metric, *values)
     original, compressed = (

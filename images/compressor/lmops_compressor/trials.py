@@ -45,7 +45,6 @@ class Side:
     process: ModelProcess
     memory: int
     said: Answers
-    metric: str
     value: float
 
 
@@ -59,6 +58,8 @@ class Trials:
         self.rows = rows.calibration(run, source)
         self.points: list[Point] = []
         """All that was measured: an entry for each combination and number of rows."""
+        self.metric = metric_of(run, source)
+        """What quality is."""
         self._setting = settings(run, source)[0]
         self._device = device_of(step for place in search.steps for step in place.one_of)
         self._deadline = time.monotonic() + 60 * search.minutes if search.minutes else math.inf
@@ -75,11 +76,6 @@ class Trials:
     def is_over(self) -> bool:
         """Whether no time is left to begin another; one always is begun."""
         return bool(self.points) and time.monotonic() > self._deadline
-
-    @property
-    def metric(self) -> str:
-        """What quality is."""
-        return self._side.metric if self._side else "quality"
 
     def point(self, steps: tuple[Step, ...], count: int) -> Point:
         """What an earlier attempt has measured, else what is measured now, and then kept."""
@@ -128,14 +124,14 @@ class Trials:
             before, after = latency([side.process, process], self._setting, QUICK)
             memory = process.ask("memory")["bytes"]
             said = side.told.by(process)
-        value = said.figures(self.source.task, self.source.labels)[side.metric]
+        value = said.figures(self.source.task, self.source.labels)[self.metric]
         return Point(
             steps,
             len(side.told.rows),
             size_ratio=round(runners.weights(self.source.folder) / runners.weights(made), 4),
             latency_ratio=ratio(after.p50_milliseconds, before.p50_milliseconds),
             memory_ratio=ratio(memory, side.memory),
-            quality=round(float(gain(side.metric, np.asarray(side.value), np.asarray(value))), 6) + 0.0,
+            quality=round(float(gain(self.metric, np.asarray(side.value), np.asarray(value))), 6) + 0.0,
             agreement=round(float(agreements(side.said, said).sum() / side.said.targets.sum()), 6),
         )
 
@@ -152,12 +148,11 @@ class Trials:
             memory, said = process.ask("memory")["bytes"], told.by(process)
             if not said.targets.sum():
                 raise nothing_to_tell(told)
-            figures = said.figures(self.source.task, self.source.labels)
-            metric = metric_of(self.source.task, self.run.spec.evaluation.metric, self.source.metric, figures)
+            value = said.figures(self.source.task, self.source.labels)[self.metric]
         except BaseException:
             process.close()
             raise
-        self._side = Side(told, process, memory, said, metric, figures[metric])
+        self._side = Side(told, process, memory, said, value)
         return self._side
 
     def _close(self) -> None:

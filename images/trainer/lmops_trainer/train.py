@@ -31,7 +31,7 @@ from lmops_trainer.order import Examples, Order
 from lmops_trainer.progress import Progress
 from lmops_trainer.ranks import Processes
 from lmops_trainer.scores import leading
-from lmops_trainer.tasks import TASKS, Task
+from lmops_trainer.tasks import TASKS, Task, metrics
 from lmops_trainer.trainer import Trainer
 from lmops_trainer.uris import mounted
 
@@ -140,7 +140,7 @@ def chosen_metric(spec: RecipeSpec, labels: list[str]) -> str:
     """The figure that chooses the best checkpoint, if the task has it."""
     task = TASKS[spec.model.task]
     metric = leading(task.name, spec.evaluation.metric)
-    known = [*task.metrics, *(f"f1:{name}" for name in labels if "f1" in task.metrics)]
+    known = metrics(task.name, labels)
     if metric not in known:
         near = get_close_matches(metric, known, n=1, cutoff=0.5)
         meant = f" Did you mean {near[0]!r}?" if near else ""

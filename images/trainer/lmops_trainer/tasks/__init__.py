@@ -77,3 +77,9 @@ def _tasks() -> dict[str, Task]:
 
 
 TASKS = _tasks()
+
+
+def metrics(task: str, labels: Sequence[str]) -> list[str]:
+    """The figures of a task on data of these classes: any of them can be its metric."""
+    found = TASKS[task].metrics
+    return [*found, *(f"f1:{name}" for name in labels if "f1" in found)]
