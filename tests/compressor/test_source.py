@@ -92,6 +92,30 @@ def test_of_all_training_rows_only_those_that_are_drawn_are_read(models: Models,
     assert read == [8, 20]
 
 
+@pytest.mark.parametrize(
+    ("how", "asked", "notes"),
+    [
+        ({"steps": [{"prune": {"method": "Wanda"}}]}, 4096, 1),
+        ({"steps": [{"prune": {"method": "Wanda"}}]}, 8, 0),
+        ({"steps": [{"prune": {"method": "Magnitude"}}]}, 4096, 0),  # it looks at none of them
+        ({"search": {"steps": [{"oneOf": [{"prune": {"method": "Magnitude"}}]}], "limits": {}}}, 4096, 1),
+    ],
+)
+def test_calibration_rows_that_are_fewer_than_were_asked_for_are_told(
+    models: Models, how: dict[str, Any], asked: int, notes: int, request: pytest.FixtureRequest
+):
+    uri, _ = models.of()
+    made = run(uri, calibration={"rows": asked}, **how)
+    job = made.model_copy(update={"run": made.run.model_copy(update={"uid": request.node.name})})
+    there = len(rows.training(job, Source.open(job)))
+
+    report = compress(job, SILENT).report
+
+    assert report
+    told = f"calibration.rows is {asked:,}, and train has {there} rows: all of them were used."
+    assert [note for note in report.notes if "calibration" in note] == [told] * notes
+
+
 def test_a_method_that_looks_at_no_rows_needs_none(copied: str, models: Models):
     (path(copied) / PASSPORT).unlink()  # as a model of the hub
     models.volume.write("scored.csv", reviews())

@@ -25,6 +25,7 @@ from lmops_trainer.data.sources import rows as read
 from lmops_trainer.data.sources import sources
 from lmops_trainer.failures import Refusal
 from lmops_trainer.inference import batches
+from lmops_trainer.log import log
 from lmops_trainer.tasks import TASKS, Collator
 
 Example = dict[str, Any]
@@ -50,7 +51,7 @@ class Rows:
     collator: Collator
     """Makes tensors of examples; `labels` among them, which no model is given."""
     note: str = ""
-    """What a reader of their figures has to know: how they were drawn."""
+    """What a reader of their figures has to know: how they were drawn, or that there are too few."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -77,7 +78,13 @@ Draw = Callable[[], Rows]
 
 def calibration(run: Compression, source: Source) -> Rows:
     """The rows that show a method what flows through the model."""
-    return training(run, source, run.spec.calibration.rows)
+    wanted = run.spec.calibration.rows
+    found = training(run, source, wanted)
+    if len(found) == wanted:
+        return found
+    note = f"calibration.rows is {wanted:,}, and {found.name} has {len(found):,} rows: all of them were used."
+    log.warning("%s", note)
+    return replace(found, note=note)
 
 
 def training(run: Compression, source: Source, most: int | None = None) -> Rows:

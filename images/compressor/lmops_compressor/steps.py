@@ -14,7 +14,7 @@ from lmops.api.compression import Step
 from lmops.api.compressionreport import Change
 from lmops_compressor import methods, rows
 from lmops_compressor.methods import Subject, Tell, part
-from lmops_compressor.rows import Draw
+from lmops_compressor.rows import Draw, Rows
 from lmops_compressor.runners.torch import weights
 from lmops_compressor.source import Source
 from lmops_trainer import files
@@ -43,13 +43,19 @@ def applied(
     subject = Subject(source, source.model())
     if torch.cuda.is_available() and any(step.prune for step in steps):
         subject.model.to("cuda")  # type: ignore[arg-type]
-    changes, is_written, counted = [], False, (0, 0)
+    changes, is_written, counted, notes = [], False, (0, 0), list[str]()
+
+    def shown() -> Rows:
+        found = draw()
+        notes.append(found.note)
+        return found
+
     for number, step in enumerate(steps):
         log.info("%s", step.words)
         told = part(tell, number / len(steps), (number + 1) / len(steps))
         if step.prune:
             recovery, pruned = step.prune.recovery, part(told, 0, 0.5 if step.prune.recovery else 1)
-            changes.append(methods.pruner(step.prune.method).prune(subject, step.prune, draw, pruned))
+            changes.append(methods.pruner(step.prune.method).prune(subject, step.prune, shown, pruned))
             if recovery:
                 from lmops_compressor.methods.recovery import recover
 
@@ -59,7 +65,7 @@ def applied(
         if step.quantize:
             subject.model.cpu()  # what is written is made there
             method = methods.quantizer(step.quantize.method)
-            changes.append(method.quantize(subject, step.quantize, draw, target, told))
+            changes.append(method.quantize(subject, step.quantize, shown, target, told))
             is_written = True
         log.info("%s: %d layers, %s", changes[-1].step, changes[-1].layers, changes[-1].detail)
     if not is_written:
@@ -67,8 +73,8 @@ def applied(
     del subject
     torch.cuda.empty_cache()  # the models that are measured need the room; without a GPU it does nothing
     _completed(target, source.folder)
-    notes = tuple(note for step in steps if step.quantize and (note := methods.note(step.quantize.method)))
-    return Compressed(target, tuple(changes), *counted, notes)
+    notes += [methods.note(step.quantize.method) for step in steps if step.quantize]
+    return Compressed(target, tuple(changes), *counted, tuple(note for note in dict.fromkeys(notes) if note))
 
 
 def _completed(target: Path, source: Path) -> None:

@@ -95,7 +95,8 @@ class Trials:
         if key not in self._made:
             unfinished, target = self.folder / "unfinished", self.folder / key
             found = applied(self.run, self.source, steps, lambda: self.rows, unfinished, tell)
-            self._made[key] = dataclasses.replace(found, folder=unfinished.rename(target))
+            notes = tuple(filter(None, dict.fromkeys((*found.notes, self.rows.note))))  # they have chosen, all the same
+            self._made[key] = dataclasses.replace(found, folder=unfinished.rename(target), notes=notes)
         return self._made[key]
 
     def forget(self, steps: tuple[Step, ...]) -> None:
