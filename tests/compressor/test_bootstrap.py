@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+from lmops.api.compression import Accept
 from lmops_compressor import bootstrap
 from lmops_compressor.comparison import Answers
+from lmops_compressor.verdict import Figures, judged
 from lmops_trainer.scores import classification_scores, language_model_scores
 
 NAMES = ["one", "two", "three", "never"]
@@ -112,6 +116,80 @@ def test_agreement_is_over_targets_and_not_over_rows():
 
     assert found.value == pytest.approx(1 - one.targets.max() / one.targets.sum(), abs=1e-6)
     assert found.low < found.value <= found.high <= 1
+
+
+def same(answers: Answers, other: int = 0) -> Answers:
+    """Answers that are the same but for the first rows, which are told another class."""
+    told = answers.told.copy()
+    told[:other] = (told[:other] + 1) % 3
+    return replace(answers, told=told)
+
+
+@pytest.mark.parametrize(
+    ("rows", "confidence", "least"),
+    [(10, 0.95, 0.691503), (60, 0.95, 0.940371), (1000, 0.95, 0.996318), (60, 0.5, 0.977160)],
+)
+def test_rows_that_all_agree_prove_no_more_than_so_many_rows_can(rows: int, confidence: float, least: float):
+    one = classes(rows)
+
+    agreed = bootstrap.agreement(one, same(one), confidence)
+    better = bootstrap.difference("accuracy", one, same(one), (0.7, 0.7), NAMES, confidence)
+
+    assert least == pytest.approx(((1 - confidence) / 2) ** (1 / rows), abs=1e-6)
+    assert agreed.model_dump() == pytest.approx({"value": 1.0, "low": least, "high": 1.0}, abs=1e-6)
+    assert better.model_dump() == pytest.approx({"value": 0.0, "low": least - 1, "high": 1 - least}, abs=1e-6)
+
+
+def test_a_share_lies_where_clopper_and_pearson_have_it():
+    found = [bootstrap.exact(hits, 60, 0.9) for hits in (0, 3, 57, 60)]
+
+    by_scipy = [binomtest(hits, 60).proportion_ci(0.9, "exact") for hits in (0, 3, 57, 60)]
+    assert found == [pytest.approx((each.low, each.high)) for each in by_scipy]
+
+
+def test_no_row_that_differs_makes_nobody_less_sure_than_one_that_does():
+    one = classes(200, right=1.0)
+    agreed, lost = [], []
+    for other in range(6):
+        agreed.append(bootstrap.agreement(one, same(one, other), 0.95).low)
+        lost.append(bootstrap.difference("accuracy", one, same(one, other), (1.0, 1 - other / 200), NAMES, 0.95).low)
+
+    assert agreed == sorted(agreed, reverse=True)
+    assert lost == sorted(lost, reverse=True)
+
+
+def test_the_fewer_rows_there_are_of_a_class_the_less_is_known_of_it():
+    one = classes(60)
+
+    found = {
+        metric: bootstrap.difference(metric, one, same(one), (0.5, 0.5), NAMES, 0.95).low
+        for metric in ("f1", "mcc", "f1:two", "f1:never", "loss")
+    }
+
+    of_two = int(((one.labels == 1) | (one.told == 1)).sum())
+    assert of_two < 40
+    assert found == pytest.approx(
+        {"f1": -0.059629, "mcc": -0.119259, "f1:two": 0.025 ** (1 / of_two) - 1, "f1:never": -1.0, "loss": 0.0},
+        abs=1e-6,
+    )
+
+
+def test_a_limit_is_not_kept_by_rows_that_agree_and_are_few():
+    accept = Accept(max_quality_drop=0.01, min_agreement=0.99, confidence=0.95)
+    verdicts = {}
+    for rows in (60, 600):
+        one = classes(rows)
+        figures = Figures(
+            quality=bootstrap.difference("accuracy", one, same(one), (0.7, 0.7), NAMES, 0.95),
+            agreement=bootstrap.agreement(one, same(one), 0.95),
+        )
+        verdicts[rows], found = judged([accept], figures, "accuracy")
+
+    assert verdicts == {60: "NotPassed", 600: "Passed"}
+    assert [check.sentence for check in found] == [
+        "accuracy is 0.006129 worse by its bound at 0.95, and maxQualityDrop is 0.01",
+        "a share of 0.994 of the predictions is the same by its bound at 0.95, and minAgreement is 0.99",
+    ]
 
 
 def test_more_rows_than_fit_at_once_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch):

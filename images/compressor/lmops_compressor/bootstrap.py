@@ -2,7 +2,11 @@
 
 A row of classes is a row; that of a language model is a window, so that one long text is many.
 
-Both models are drawn together, row by row, so that what makes a row hard for both does not widen the interval."""
+Both models are drawn together, row by row, so that what makes a row hard for both does not widen the interval.
+
+Where no row tells the models apart all draws are the same, as if nothing could be surer. So no interval of a share is
+narrower than the exact one (Clopper and Pearson, 1934, https://doi.org/10.1093/biomet/26.4.404): of n rows that all
+agree it says that at least `tail ** (1 / n)` of all rows do, where `tail` is half of what the confidence leaves."""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.stats import beta
 
 from lmops.api.compressionreport import Interval
 from lmops_compressor.comparison import Answers, agreements
@@ -33,17 +38,35 @@ def difference(
     names: list[str],
     confidence: float,
 ) -> Interval:
-    """How much better the compressed model is, in points, or as a share where less is better."""
+    """How much better the compressed model is, in points, or as a share where less is better.
+
+    Of classes, the compressed model is never shown to be surer to lose little than if no row were told otherwise: then
+    at most a share of `1 - tail ** (1 / n)` of all rows is, which is the most that accuracy can differ by. The other
+    figures of classes differ by as much where these rows are of all classes alike. How far two losses lie apart has no
+    such bound, and where both models say the very same their interval stays as narrow as the draws make it.
+    """
     one, other = figure(metric, original, names), figure(metric, compressed, names)
     value = float(gain(metric, np.asarray(values[0]), np.asarray(values[1])))
-    return _interval(value, original, lambda draw: gain(metric, one(draw), other(draw)), confidence)
+    found = _interval(value, original, lambda draw: gain(metric, one(draw), other(draw)), confidence)
+    if original.labels is None or metric == "loss":
+        return found
+    most = _unseen(metric, original, compressed, names, confidence)
+    return _around(found, -most if value <= 0 else value, most if value >= 0 else value)
 
 
 def agreement(original: Answers, compressed: Answers, confidence: float) -> Interval:
-    """The share of the targets that both say the same of."""
+    """The share of the targets that both say the same of; never surer than as many targets alone can make it."""
     same, of = agreements(original, compressed), original.targets
     value = float(same.sum() / max(1, of.sum()))
-    return _interval(value, original, lambda draw: (draw @ same) / np.maximum(draw @ of, 1), confidence)
+    found = _interval(value, original, lambda draw: (draw @ same) / np.maximum(draw @ of, 1), confidence)
+    return _around(found, *exact(int(same.sum()), int(of.sum()), confidence))
+
+
+def exact(hits: int, of: int, confidence: float) -> tuple[float, float]:
+    """Where a share lies of which so many targets, each by itself, have shown so many: by Clopper and Pearson."""
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, hits, of - hits + 1)) if hits else 0.0
+    return low, float(beta.ppf(1 - tail, hits + 1, of - hits)) if hits < of else 1.0
 
 
 def gain(metric: str, original: Array, compressed: Array) -> Array:
@@ -102,6 +125,25 @@ def _mcc(hits: Array, rows: Array, claims: Array) -> Array:
 
 def _share(part: Array, of: Array) -> Array:
     return np.divide(part, of, out=np.zeros_like(part), where=of > 0)
+
+
+def _unseen(metric: str, original: Answers, compressed: Answers, names: list[str], confidence: float) -> float:
+    """The most that a figure of classes may differ by though no row was told otherwise."""
+    rows, label = len(original.targets), metric.partition(":")[2]
+    if label:  # only rows that are, or are taken for, one of this class tell of it
+        number = names.index(label)
+        rows = int(
+            np.count_nonzero((np.stack([original.labels, original.told, compressed.told]) == number).any(axis=0))
+        )
+    share = exact(0, rows, confidence)[1]
+    return 2 * share if metric == "mcc" else share  # which runs from -1 to 1
+
+
+def _around(found: Interval, low: float, high: float) -> Interval:
+    """The interval, widened to these bounds where it has some."""
+    if found.low is None or found.high is None:
+        return found
+    return Interval(value=found.value, low=_short(min(found.low, low)), high=_short(max(found.high, high)))
 
 
 def _interval(value: float, answers: Answers, of: Figure, confidence: float) -> Interval:

@@ -50,7 +50,10 @@ class ModelFigures(Report):
 
 
 class Interval(Report):
-    """A figure, and where it lies by a bootstrap over the rows, or over the windows of a language model."""
+    """A figure, and where it lies by a bootstrap over the rows, or over the windows of a language model.
+
+    A share is never told surer than so many rows can make it, also where they all agree.
+    """
 
     value: float
     """The figure."""
