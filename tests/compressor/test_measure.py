@@ -98,7 +98,7 @@ def test_a_worse_language_model_has_a_higher_perplexity_and_a_negative_quality(m
     assert report.quality.low < report.quality.value < min(0, report.quality.high)
     assert report.agreement.low <= report.agreement.value <= report.agreement.high < 1
     assert report.verdict == "NotPassed"
-    assert report.sentence.startswith("1.00x smaller, ")
+    assert report.sentence.startswith("as large, ")
     assert "% worse (" in report.sentence
     assert report.change.startswith("perplexity ")
     assert report.change.endswith("% worse")

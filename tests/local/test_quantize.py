@@ -69,6 +69,15 @@ def test_a_loss_too_small_to_be_seen_has_no_sign_of_one(laptop: Any) -> None:
     assert "f1 +0.000" in laptop.lmops("get", "qj")[1]
 
 
+def test_a_model_that_is_slower_is_said_to_be_slower(laptop: Any) -> None:
+    laptop.write("small.yaml", SMALL.replace("{trainingJob: {name: reviews}}", f"{{uri: {MODEL}}}"))
+
+    _, out, _ = laptop.lmops("apply", "-f", "small.yaml", MILLISECONDS="76.9")
+
+    (latency,) = [line.split("  ") for line in out.splitlines() if line.startswith("latency")]
+    assert [word.strip() for word in latency if word] == ["latency, 1 x 128", "20.0 ms", "76.9 ms", "3.85x slower"]
+
+
 def test_a_compression_that_outgrows_its_memory_is_killed_and_told_what_to_raise(laptop: Any) -> None:
     limited = SMALL.replace("  steps:", "  resources: {perNode: {memory: 150Mi}}\n  steps:")
     laptop.write("small.yaml", limited.replace("{trainingJob: {name: reviews}}", f"{{uri: {MODEL}}}"))

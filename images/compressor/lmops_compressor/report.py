@@ -12,7 +12,7 @@ from markupsafe import Markup
 from lmops.api import Compression
 from lmops.api.compressionreport import CompressionReport, Interval, SearchReport, Trial
 from lmops.api.status import ModelReport
-from lmops_compressor.verdict import times
+from lmops.api.wording import count, times
 from lmops_trainer.plots import Spot, scatter, spelled
 from lmops_trainer.publish import versions
 from lmops_trainer.report import MEANINGS as FIGURES
@@ -81,30 +81,28 @@ def plot(report: CompressionReport, tried: Sequence[Trial] = ()) -> str:
 def _takes(report: CompressionReport) -> Iterator[Line]:
     one, other = report.original, report.compressed
     yield Line("runs in", RUNTIMES[one.format], RUNTIMES[other.format])
-    smaller = times(report.size_ratio, "smaller", "larger")
+    smaller = times(report.size_ratio, "smaller")
     yield Line("weights on disk", size(one.size_bytes), size(other.size_bytes), smaller)
-    fewer = (
-        times(one.parameters / max(1, other.parameters), "fewer", "more") if one.parameters != other.parameters else ""
-    )
-    yield Line("parameters", f"{one.parameters:,}", f"{other.parameters:,}", fewer)
+    fewer = times(one.parameters / max(1, other.parameters), "fewer") if one.parameters != other.parameters else ""
+    yield Line("parameters", count(one.parameters), count(other.parameters), fewer)
     zeros = [1 - model.non_zero_parameters / max(1, model.parameters) for model in (one, other)]
     yield Line("of these zero", f"{zeros[0]:.1%}", f"{zeros[1]:.1%}")
     for before, after in zip(one.latency, other.latency, strict=True):
         name = f"{before.batch_size} x {before.length} tokens"
-        faster = times(before.p50_milliseconds / after.p50_milliseconds, "faster", "slower")
+        faster = times(before.p50_milliseconds / after.p50_milliseconds, "faster")
         yield Line(f"latency, {name}", _ms(before.p50_milliseconds), _ms(after.p50_milliseconds), faster, "median")
         yield Line("", _ms(before.p95_milliseconds), _ms(after.p95_milliseconds), "", "one call in twenty takes longer")
         yield Line("rows a second", spelled(before.rows_per_second), spelled(after.rows_per_second))
     if one.load_seconds and other.load_seconds:
-        sooner = times(one.load_seconds / other.load_seconds, "faster", "slower")
+        sooner = times(one.load_seconds / other.load_seconds, "faster")
         told = "from an empty process to the first answer"
         yield Line("load time", f"{one.load_seconds:.2f} s", f"{other.load_seconds:.2f} s", sooner, told)
     if one.peak_memory_bytes and other.peak_memory_bytes:
-        less = times(one.peak_memory_bytes / other.peak_memory_bytes, "less", "more")
+        less = times(one.peak_memory_bytes / other.peak_memory_bytes, "less")
         told = "of a fresh process that loads it and answers"
         yield Line("peak memory", size(one.peak_memory_bytes), size(other.peak_memory_bytes), less, told)
     if one.joules_per_row is not None and other.joules_per_row is not None:
-        less = times(one.joules_per_row / other.joules_per_row, "less", "more") if other.joules_per_row else ""
+        less = times(one.joules_per_row / other.joules_per_row, "less") if other.joules_per_row else ""
         yield Line("energy of a row", f"{one.joules_per_row:.3g} J", f"{other.joules_per_row:.3g} J", less)
 
 

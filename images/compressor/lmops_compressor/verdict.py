@@ -9,6 +9,7 @@ from typing import Literal
 
 from lmops.api.compression import Accept, Limits
 from lmops.api.compressionreport import Check, Interval
+from lmops.api.wording import times
 from lmops_trainer.scores import LOWER_IS_BETTER
 
 Verdict = Literal["Passed", "NotPassed"]
@@ -83,8 +84,8 @@ def sentence(
     checks: Sequence[Check] = (),
 ) -> str:
     """All of it: `3.92x smaller, 2.31x faster, f1 -0.003 (0.843 to 0.840) on 1,061 test rows: passed`."""
-    smaller = times(figures.size_ratio, "smaller", "larger")
-    faster = times(1 / figures.latency_ratio if figures.latency_ratio else None, "faster", "slower")
+    smaller = times(figures.size_ratio, "smaller")
+    faster = times(1 / figures.latency_ratio if figures.latency_ratio else None, "faster")
     digits = 3 if max(values) < 10 else 2 if max(values) < 1000 else 0
     was, now = (f"{value:,.{digits}f}" for value in values)
     parts = [part for part in (smaller, faster, f"{change(metric, *values)} ({was} to {now}) on {rows}") if part]
@@ -99,13 +100,6 @@ def change(metric: str, before: float, after: float) -> str:
         return f"{metric} {after - before:+z.3f}"
     share = (after - before) / max(before, 1e-12)
     return f"{metric} {abs(share):.2%} {'worse' if share > 0 else 'better'}"
-
-
-def times(ratio: float | None, better: str, worse: str) -> str:
-    """`3.92x smaller`, `1.25x slower`; empty where there is no ratio."""
-    if not ratio or not math.isfinite(ratio):
-        return ""
-    return f"{ratio:.2f}x {better}" if ratio >= 1 else f"{1 / ratio:.2f}x {worse}"
 
 
 def _checks(limits: Limits, figures: Figures, metric: str) -> Iterator[Judged]:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from lmops.api.run import Run
 from lmops.api.status import ModelReport
 from lmops.api.trainingstatus import DatasetReport, EvaluationReport
+from lmops.api.wording import count
 from lmops_trainer.plots import Line, Point, chart, smoothed, spelled
 from lmops_trainer.scores import LOWER_IS_BETTER, leading
 
@@ -131,7 +132,7 @@ def templates(*folders: Path) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"figure": figure, "size": size, "spelled": spelled, "count": lambda value: f"{value:,}"}
+    environment.filters |= {"figure": figure, "size": size, "spelled": spelled, "count": count}
     return environment
 
 

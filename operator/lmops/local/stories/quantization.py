@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lmops.api.compressionreport import CompressionReport, Interval, ModelFigures, QuantizeJobStatus
+from lmops.api.compressionreport import CompressionReport, Interval, QuantizeJobStatus
 from lmops.api.status import RunRecord
+from lmops.api.wording import count, times
 from lmops.local.stories import Ending, JobStory, failed, figure, size
 from lmops.local.volumes import Volumes
 from lmops.plan import Manifest
@@ -50,10 +51,10 @@ def _table(report: CompressionReport) -> Iterator[tuple[str, ...]]:
     """A row a figure: what was, what is, and how they compare."""
     before, after = report.original, report.compressed
     yield "runs in", before.format, after.format, ""
-    yield "on disk", size(before.size_bytes), size(after.size_bytes), f"{report.size_ratio:.2f}x smaller"
-    yield "non-zero weights", _millions(before), _millions(after), ""
+    yield "on disk", size(before.size_bytes), size(after.size_bytes), times(report.size_ratio, "smaller")
+    yield "non-zero weights", count(before.non_zero_parameters), count(after.non_zero_parameters), ""
     for one, other in zip(before.latency, after.latency, strict=True):
-        faster = f"{one.p50_milliseconds / other.p50_milliseconds:.2f}x faster"
+        faster = times(one.p50_milliseconds / other.p50_milliseconds, "faster")
         yield (
             f"latency, {one.batch_size} x {one.length}",
             f"{one.p50_milliseconds:.1f} ms",
@@ -66,10 +67,6 @@ def _table(report: CompressionReport) -> Iterator[tuple[str, ...]]:
         was, now = before.metrics[report.metric], after.metrics[report.metric]
         yield report.metric, figure(was), figure(now), _interval(report.quality, "+z.3f")
     yield "same predictions", "", f"{report.agreement.value:.1%}", _interval(report.agreement, ".3f")
-
-
-def _millions(model: ModelFigures) -> str:
-    return f"{model.non_zero_parameters / 1e6:.1f} M"
 
 
 def _interval(found: Interval, form: str) -> str:

@@ -6,6 +6,7 @@ import re
 
 from lmops.api.status import RunRecord
 from lmops.api.trainingstatus import DatasetReport, EvaluationReport, TrainingJobStatus
+from lmops.api.wording import count
 from lmops.local.stories import Ending, JobStory, figure, size
 from lmops.local.volumes import Volumes
 
@@ -54,7 +55,7 @@ DROPPED = {
 
 
 def _data(data: DatasetReport) -> str:
-    dropped = [f"{count:,} {DROPPED.get(reason, _words(reason))} dropped" for reason, count in data.dropped.items()]
+    dropped = [f"{rows:,} {DROPPED.get(reason, _words(reason))} dropped" for reason, rows in data.dropped.items()]
     splits = [f"{part.rows:,} {name}" for name in ("train", "validation", "test") if (part := getattr(data, name))]
     reused = ["prepared before"] if data.reused else []
     return ", ".join([f"{data.rows_read:,} rows", *dropped, " · ".join(splits), *reused])
@@ -82,7 +83,7 @@ def _published(name: str, job: TrainingJobStatus, volumes: Volumes) -> list[tupl
         found += [("note", note) for note in job.dataset.notes]
     if job.model:
         path = volumes.path(job.model.uri)
-        found.append(("model", f"{path} ({job.model.parameters / 1e6:.1f} M parameters, {size(job.model.size_bytes)})"))
+        found.append(("model", f"{path} ({count(job.model.parameters)} parameters, {size(job.model.size_bytes)})"))
         found.append(("report", str(path / "report.html")))
         found.append(("next", f"lmops local predict {name} FILE"))
     found.append(("" if job.model else "next", f"lmops local describe {name}"))

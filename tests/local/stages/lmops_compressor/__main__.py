@@ -1,7 +1,7 @@
 """`python -m lmops_compressor compress DOCUMENT`: says what it was told, and reports what a test expects.
 
-The variable VERDICT says how the model is judged; without it the model passes. QUALITY says what it has gained.
-With MEMORY it takes ever more of it.
+The variable VERDICT says how the model is judged; without it the model passes. QUALITY says what it has gained, and
+MILLISECONDS how long its calls take. With MEMORY it takes ever more of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ MOMENT = {"batchSize": 1, "length": 128, "p95Milliseconds": 30.0, "rowsPerSecond
 def report(verdict: str) -> dict[str, Any]:
     """What the compression was worth."""
     original = {**FIGURES, "format": "safetensors", "latency": [{**MOMENT, "p50Milliseconds": 20.0}]}
-    small = {**FIGURES, "format": "onnx", "sizeBytes": 23_200_000, "latency": [{**MOMENT, "p50Milliseconds": 10.0}]}
+    small = {
+        **FIGURES,
+        "format": "onnx",
+        "sizeBytes": 23_200_000,
+        "latency": [{**MOMENT, "p50Milliseconds": float(os.environ.get("MILLISECONDS", 10))}],
+    }
     passed = verdict == "Passed"
     return {
         "method": "Dynamic 8 bit",
