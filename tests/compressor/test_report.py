@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 
 from lmops.api.compressionreport import (
     Change,
-    Check,
-    CompressionReport,
     Interval,
-    Latency,
-    ModelFigures,
     SearchReport,
     Trial,
 )
-from lmops.api.status import ModelReport
 from lmops_compressor.report import page, plot
 from lmops_trainer.plots import Spot, scatter
 from measuring import run
+from reports import MODEL, check, model, report
 
 VOID = {"meta", "br", "link", "img", "hr", "input", "path", "use"}
-MODEL = ModelReport(
-    uri="pvc://data/small/0123", digest=f"sha256:{'0' * 64}", size_bytes=23_500_000, parameters=22_700_000
-)
 
 
 class Page(HTMLParser):
@@ -71,58 +63,6 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return re.sub(r"\s+", " ", " ".join(self.words))
-
-
-def model(size: int, milliseconds: float, f1: float, **changes: Any) -> ModelFigures:
-    return ModelFigures(
-        **{
-            "format": "safetensors",
-            "size_bytes": size,
-            "parameters": 22_700_000,
-            "non_zero_parameters": 22_000_000,
-            "latency": [
-                Latency(
-                    batch_size=1, length=128, p50_milliseconds=milliseconds, p95_milliseconds=2 * milliseconds,
-                    rows_per_second=1e3 / milliseconds,
-                )
-            ],
-            "load_seconds": 3.2,
-            "peak_memory_bytes": 620_000_000,
-            "metrics": {"f1": f1, "accuracy": f1 + 0.01},
-            **changes,
-        }
-    )  # fmt: skip
-
-
-def check(sentence: str, kept: bool = True) -> Check:
-    return Check(limit="a limit", kept=kept, sentence=sentence)
-
-
-def report(**changes: Any) -> CompressionReport:
-    """An int8 model beside its original; keywords replace parts of it."""
-    return CompressionReport(
-        **{
-            "method": "Dynamic 8 bit",
-            "changes": [Change(step="Dynamic 8 bit", layers=38, detail="38 of 38 matrices in int8")],
-            "split": "validation",
-            "rows": 1061,
-            "threads": 1,
-            "metric": "f1",
-            "original": model(91_000_000, 30.0, 0.843),
-            "compressed": model(23_200_000, 13.0, 0.84, format="onnx", peak_memory_bytes=250_000_000),
-            "size_ratio": 3.92,
-            "latency_ratio": 0.4333,
-            "memory_ratio": 0.4032,
-            "quality": Interval(value=-0.003, low=-0.011, high=0.004),
-            "agreement": Interval(value=0.991, low=0.985, high=0.996),
-            "confidence": 0.95,
-            "verdict": "Passed",
-            "checks": [check("f1 is 0.003 worse, and maxQualityDrop is 0.01")],
-            "notes": ["Energy was not measured: this machine has no RAPL counters."],
-            "sentence": "3.92x smaller, 2.31x faster, f1 -0.003 (0.843 to 0.840) on 1,061 validation rows: passed",
-            **changes,
-        }
-    )
 
 
 def test_an_interval_that_is_not_known_is_left_out():

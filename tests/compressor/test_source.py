@@ -189,6 +189,8 @@ def test_another_job_that_makes_the_very_same_model_leaves_its_own_report_beside
     assert said in second.report.notes
     assert "published before, by smaller" in (home / "report-loose.html").read_text()
     assert said not in first.report.notes
+    assert ": not passed: " in (home / "README.md").read_text()
+    assert not list(home.glob("README-*"))
 
 
 def test_what_a_tokenizer_and_a_model_of_their_own_are_made_of_comes_along(copied: str, tmp_path: Path):

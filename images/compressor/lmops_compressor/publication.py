@@ -1,4 +1,4 @@
-"""The compressed model where its job wants it, its passport and report beside it."""
+"""The compressed model where its job wants it, its passport, card and report beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lmops.api import Compression
 from lmops.api.compressionreport import CompressionReport, SearchReport
 from lmops.api.status import ModelReport
 from lmops_compressor.passport import passport
-from lmops_compressor.report import page
+from lmops_compressor.report import card, page
 from lmops_compressor.search import tried
 from lmops_compressor.source import Source
 from lmops_compressor.steps import Compressed
@@ -47,7 +47,8 @@ def published(
         "report.json": json.dumps(report.manifest(), indent=1, ensure_ascii=False),
     }
     about = passport(run, source, model, found.files, report)
-    beside = papers | ({BASELINE: picture.written()} if picture else {})
+    readme = {"README.md": card(run, source, model, report, made.folder)}
+    beside = papers | readme | ({BASELINE: picture.written()} if picture else {})
     publish.publish(found, uris.path(output), f"{run.run.uid}-{run.run.attempt}", about, beside)
     if other:
         for name, text in papers.items():

@@ -1,7 +1,11 @@
-"""The report of a compression as one HTML page: both models side by side, each limit, and what a search has tried."""
+"""The report of a compression as one HTML page, and the card of its model.
+
+The page has both models side by side, each limit, and what a search has tried; the card says how the model is run.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,13 +17,17 @@ from lmops.api import Compression
 from lmops.api.compressionreport import CompressionReport, Interval, SearchReport, Trial
 from lmops.api.status import ModelReport
 from lmops.api.wording import count, times
+from lmops_compressor.source import Source
+from lmops_trainer.heads import PRUNED
 from lmops_trainer.plots import Spot, scatter, spelled
 from lmops_trainer.publish import versions
 from lmops_trainer.report import MEANINGS as FIGURES
-from lmops_trainer.report import figure, size, templates
+from lmops_trainer.report import PIPELINES, figure, size, templates
 from lmops_trainer.scores import LOWER_IS_BETTER
 
 RUNTIMES = {"safetensors": "transformers", "onnx": "ONNX Runtime", "executorch": "ExecuTorch"}
+LIBRARIES = {"safetensors": "transformers", "onnx": "onnxruntime", "executorch": "executorch"}
+"""The packages that bring them."""
 MEANINGS = FIGURES | {"klDivergence": "how far its probabilities are from the original's, in nats"}
 
 
@@ -59,6 +67,34 @@ def page(
             versions=versions(),
             times=times,
             lower=LOWER_IS_BETTER,
+        )
+    )
+
+
+def card(run: Compression, source: Source, model: ModelReport, report: CompressionReport, folder: Path) -> str:
+    """The model card, with the front matter that model hubs read. `folder` holds the model, wherever it will lie."""
+    form = report.compressed.format
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    own = form == "safetensors" and PRUNED in config  # no configuration of transformers tells of heads that are gone
+    packages = list(dict.fromkeys((LIBRARIES[form], "transformers", *(["torch"] if form == "safetensors" else []))))
+    if config.get("quantization_config") and form == "safetensors":
+        packages.append("compressed-tensors")
+    front = {"library_name": LIBRARIES[form], "pipeline_tag": PIPELINES[source.task], "tags": ["lmops"]}
+    return (
+        templates(Path(__file__).parent)
+        .get_template("card.md.j2")
+        .render(
+            front=yaml.safe_dump(front, sort_keys=False).strip(),
+            run=run,
+            source=source,
+            model=model,
+            report=report,
+            lines=[*_takes(report), *_says(report)],
+            own=own,
+            runtime=RUNTIMES[form],
+            packages=packages,
+            folder=model.uri.rsplit("/", 1)[-1],
+            file=next((file.name for file in folder.glob("*") if file.suffix in (".onnx", ".pte")), ""),
         )
     )
 
