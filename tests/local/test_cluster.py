@@ -373,7 +373,7 @@ def test_a_process_that_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path
 
     (pod,) = found.pods.values()
     assert (pod["status"]["phase"], pod["status"]["reason"]) == ("Failed", "Terminated")
-    assert pod["status"]["message"] == "Pod was terminated in response to imminent node shutdown."
+    assert pod["status"]["message"] == "The lmops command that ran it on this machine has ended, and stopped it."
     assert [c["type"] for c in pod["status"]["conditions"]] == ["PodScheduled", "DisruptionTarget"]
     assert [code for code, _, _ in ends(found).values()] == [137]
 

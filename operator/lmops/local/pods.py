@@ -10,7 +10,7 @@ from lmops.local.home import rfc3339
 from lmops.parts import quantity
 from lmops.plan import Manifest
 
-SHUTDOWN = "Pod was terminated in response to imminent node shutdown."
+STOPPED = "The lmops command that ran it on this machine has ended, and stopped it."
 
 
 def from_template(owner: Manifest, template: Manifest, name: str, labels: dict[str, str]) -> Manifest:
@@ -146,10 +146,10 @@ def ended(pod: Manifest, code: int, now: datetime, reason: str | None = None, me
 
 
 def shut_down(pod: Manifest, now: datetime) -> Manifest:
-    """The ended pod as the kubelet marks it when the node goes down."""
-    condition = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": SHUTDOWN}
+    """The ended pod as a kubelet marks it whose node goes down: here it is the command that does."""
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": STOPPED}
     conditions = _flipped(pod, condition, now)
-    return _with_status(pod, phase="Failed", reason="Terminated", message=SHUTDOWN, conditions=conditions)
+    return _with_status(pod, phase="Failed", reason="Terminated", message=STOPPED, conditions=conditions)
 
 
 def node_lost(pod: Manifest, at: datetime, message: str) -> Manifest:
