@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+
+from lmops_compressor.machine import processor
 
 TITLE = "# Benchmarks\n\nEach table is what one command prints.\n"
 Sides = tuple[Sequence[float], Sequence[float]]
@@ -77,10 +78,7 @@ def grid(rows: Sequence[Sequence[str]]) -> str:
 
 def processors() -> str:
     """Cores and processor, in a few words."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} cores of {models[0] if models else platform.machine()}"
+    return f"{os.cpu_count()} cores of {processor()}"
 
 
 def record(file: Path, name: str, table: str) -> None:

@@ -17,6 +17,7 @@ from lmops.api.compression import Step
 from lmops_compressor import measure, runners
 from lmops_compressor.comparison import Answers
 from lmops_compressor.compress import compress
+from lmops_compressor.machine import processor
 from lmops_compressor.measure import measured
 from lmops_compressor.methods import fp8
 from lmops_compressor.source import Source
@@ -79,6 +80,7 @@ def test_everything_about_both_models_is_told(models: Models):
     halves = [model.latency[0].p50_milliseconds for model in (report.compressed, report.original)]
     assert report.latency_ratio == pytest.approx(halves[0] / halves[1], abs=1e-3)
     assert (report.threads, report.metric, report.confidence, report.method) == (1, "f1", 0.95, "Half")
+    assert report.processor == processor()
     assert [check.kept for check in report.checks] == [True, False, False]
     assert report.verdict == "NotPassed"
     assert len(report.model_dump_json(by_alias=True)) < 3400

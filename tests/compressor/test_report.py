@@ -99,6 +99,7 @@ def test_both_models_stand_side_by_side():
     assert "✓ Passed 3.92x smaller, 2.31x faster" in found.text
     assert "✓ kept: f1 is 0.003 worse, and maxQualityDrop is 0.01" in found.text
     assert "Energy was not measured" in found.text
+    assert "On AMD EPYC (avx2, avx512f, avx512_vnni)." in found.text
 
 
 def test_a_loss_too_small_to_be_seen_has_no_sign_of_one():

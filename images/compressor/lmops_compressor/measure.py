@@ -18,6 +18,7 @@ from lmops.api.compression import Step
 from lmops.api.compressionreport import CompressionReport, Latency, ModelFigures
 from lmops_compressor import bootstrap, runners
 from lmops_compressor.comparison import Answers, Scored, metric_of
+from lmops_compressor.machine import processor
 from lmops_compressor.methods import Tell
 from lmops_compressor.process import ModelProcess
 from lmops_compressor.rows import Rows, scored
@@ -245,6 +246,7 @@ def _reported(
         split=told.rows.name,
         rows=told.count,
         threads=threads(run),
+        processor=processor(),
         metric=metric,
         original=original,
         compressed=compressed,

@@ -98,6 +98,8 @@ class CompressionReport(Report):
     """How many."""
     threads: int
     """Threads of both models."""
+    processor: Line = ""
+    """The processor that both were measured on, and those of its instruction sets that decide how fast int8 is."""
     metric: Word
     """What quality means."""
     original: ModelFigures
