@@ -15,7 +15,7 @@ import torch
 
 from lmops.api import Compression
 from lmops.api.compressionreport import Change, SearchReport
-from lmops_compressor import measure, trials
+from lmops_compressor import measure, rows, trials
 from lmops_compressor.compress import compress
 from lmops_compressor.process import ModelProcess
 from lmops_compressor.search import searched, tried
@@ -124,6 +124,26 @@ def test_what_was_measured_is_not_measured_again(models: Models, tmp_path: Path,
     monkeypatch.setattr(trials, "started", None)
 
     assert found(this, tmp_path / "second") == before
+
+
+def test_the_rows_that_recoveries_learn_from_are_read_once(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read, training = list[int | None](), rows.training
+
+    def counted(run: Compression, source: Source, most: int | None = None) -> rows.Rows:
+        read.append(most)
+        return training(run, source, most)
+
+    monkeypatch.setattr(rows, "training", counted)
+    recovered = {"prune": {"method": "Magnitude", "recovery": {"steps": 2, "batchSize": 5}}}
+    space = [{"oneOf": [recovered]}, {"oneOf": [FP8], "optional": True}]
+    this = job(models, "recovered", limits={"minAgreement": 0}, steps=space)
+
+    _, report = found(this, tmp_path / "place")
+
+    assert report.tried == 2
+    assert read == [16, 10]
 
 
 def test_none_within_the_limits_is_a_sentence_that_tells_the_nearest(models: Models, tmp_path: Path):

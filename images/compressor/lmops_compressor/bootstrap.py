@@ -131,6 +131,7 @@ def _unseen(metric: str, original: Answers, compressed: Answers, names: list[str
     """The most that a figure of classes may differ by though no row was told otherwise."""
     rows, label = len(original.targets), metric.partition(":")[2]
     if label:  # only rows that are, or are taken for, one of this class tell of it
+        assert original.labels is not None
         number = names.index(label)
         rows = int(
             np.count_nonzero((np.stack([original.labels, original.told, compressed.told]) == number).any(axis=0))

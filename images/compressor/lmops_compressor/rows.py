@@ -74,6 +74,8 @@ class Rows:
 
 Draw = Callable[[], Rows]
 """Rows that are read when they are asked for: what looks at none needs none."""
+Learn = Callable[[int], Rows]
+"""So many rows to learn from, read likewise."""
 
 
 def calibration(run: Compression, source: Source) -> Rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from lmops.api.compression import Step
 from lmops.api.compressionreport import Change
 from lmops_compressor import methods, rows
 from lmops_compressor.methods import Subject, Tell, part
-from lmops_compressor.rows import Draw, Rows
+from lmops_compressor.rows import Draw, Learn, Rows
 from lmops_compressor.runners.torch import weights
 from lmops_compressor.source import Source
 from lmops_trainer import files
@@ -35,9 +36,18 @@ class Compressed:
 
 
 def applied(
-    run: Compression, source: Source, steps: Sequence[Step], draw: Draw, target: Path, tell: Tell
-) -> Compressed:  # fmt: skip
-    """The steps, in order, on a model of their own; the result in `target`, which is made anew."""
+    run: Compression,
+    source: Source,
+    steps: Sequence[Step],
+    draw: Draw,
+    target: Path,
+    tell: Tell,
+    learn: Learn | None = None,
+) -> Compressed:
+    """The steps, in order, on a model of their own; the result in `target`, which is made anew.
+
+    Whoever does this again and again gives a `learn` that remembers its rows.
+    """
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     subject = Subject(source, source.model())
@@ -59,7 +69,7 @@ def applied(
             if recovery:
                 from lmops_compressor.methods.recovery import recover
 
-                learned = rows.training(run, source, recovery.steps * recovery.batch_size)
+                learned = (learn or partial(rows.training, run, source))(recovery.steps * recovery.batch_size)
                 recover(subject, recovery, learned, run.spec.calibration.seed, part(told, 0.5, 1))
         counted = weights(subject.model)
         if step.quantize:

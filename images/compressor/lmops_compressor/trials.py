@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ class Trials:
         assert search
         self.run, self.source, self.folder = run, source, folder
         self.rows = rows.calibration(run, source)
+        self._learn = cache(partial(rows.training, run, source))
         self.points: list[Point] = []
         """All that was measured: an entry for each combination and number of rows."""
         self.metric = metric_of(run, source)
@@ -94,7 +96,7 @@ class Trials:
         key = space.key(steps)
         if key not in self._made:
             unfinished, target = self.folder / "unfinished", self.folder / key
-            found = applied(self.run, self.source, steps, lambda: self.rows, unfinished, tell)
+            found = applied(self.run, self.source, steps, lambda: self.rows, unfinished, tell, self._learn)
             notes = tuple(filter(None, dict.fromkeys((*found.notes, self.rows.note))))  # they have chosen, all the same
             self._made[key] = dataclasses.replace(found, folder=unfinished.rename(target), notes=notes)
         return self._made[key]

@@ -84,7 +84,7 @@ class Worker:
         return {"parameters": parameters, "non_zero": non_zero}
 
     def _filled(self, batch_size: int, length: int) -> dict[str, Array]:
-        """A batch without padding, of tokens that the rows have."""
+        """A batch of full rows: the tokens of the first batches, padding too, end to end and over again as needed."""
         ids = np.resize(self._stream, (batch_size, length)).astype(np.int64)
         batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         return batch | ({"token_type_ids": np.zeros_like(ids)} if self._has_types else {})

@@ -1,4 +1,7 @@
-"""What flows into the layers of a model, block by block, so that no more than one block's worth of it is held."""
+"""A statistic of the inputs of each layer, over all rows, gathered one block of the model after the other.
+
+Held at a time are the statistics of one block's layers, and of each row what the next block reads.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,9 @@ from lmops_compressor.methods.masks import matrix
 from lmops_compressor.rows import TOKENS, Rows
 from lmops_trainer.failures import Refusal
 from lmops_trainer.models import inputs
+
+DAMPING = 0.01
+"""The share, as SparseGPT and ZipLM have it."""
 
 
 class Statistic(Protocol):
@@ -60,6 +66,11 @@ class Gram:
         self.products.addmm_(seen.T, seen)
         self.sums += seen.sum(dim=0)
         self.tokens += len(seen)
+
+
+def damping(products: torch.Tensor) -> torch.Tensor:
+    """What is added to the diagonal of a Hessian so that it has an inverse: a share of its mean."""
+    return DAMPING * products.diagonal().double().mean().clamp(min=1e-12)
 
 
 @dataclass

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from lmops_compressor.methods.activations import Gram
+from lmops_compressor.methods.activations import Gram, damping
 
-DAMPING = 0.01
-"""What is added to the diagonal of the Hessian, as a share of its mean."""
 ROUNDS = 64
 """Groups go in so many rounds; after each, those that stay are fitted anew."""
 
@@ -55,7 +53,7 @@ def _inverse(seen: Gram) -> torch.Tensor:
         seen.sums,
         seen.tokens,
     )
-    hessian.diagonal()[:-1] += DAMPING * seen.products.diagonal().double().mean().clamp(min=1e-12)
+    hessian.diagonal()[:-1] += damping(seen.products)
     hessian = torch.linalg.cholesky(hessian)
     return torch.cholesky_inverse(hessian)
 

@@ -9,11 +9,9 @@ import torch
 from lmops.api.compression import Prune
 from lmops.api.compressionreport import Change
 from lmops_compressor.methods import Subject, Tell, masks
-from lmops_compressor.methods.activations import Gram, through
+from lmops_compressor.methods.activations import Gram, damping, through
 from lmops_compressor.rows import Draw
 
-DAMPING = 0.01
-"""What is added to the diagonal of the Hessian, as a share of its mean."""
 COLUMNS = 128
 """Inputs whose errors are made up for together."""
 
@@ -48,7 +46,7 @@ def solved(weight: torch.Tensor, products: torch.Tensor, how: Prune) -> torch.Te
 def _factor(products: torch.Tensor) -> torch.Tensor:
     """The upper Cholesky factor of the inverse Hessian: row i is the inverse over the inputs from i on, scaled."""
     hessian = products.double()
-    hessian.diagonal().add_(DAMPING * hessian.diagonal().mean().clamp(min=1e-12))
+    hessian.diagonal().add_(damping(products))
     for turn in (torch.linalg.cholesky, torch.cholesky_inverse, partial(torch.linalg.cholesky, upper=True)):
         hessian = turn(hessian)  # one name for all: three of them at once are most of what a wide layer needs
     return hessian.float()
