@@ -281,7 +281,7 @@ def measured(case: Case, volumes: Path, root: Path, chosen: argparse.Namespace) 
     os.environ["LMOPS_VOLUMES"] = str(root)
     run = document(case, uri, chosen.repeats, chosen.rows)
     source = Source.open(run)
-    settings(run.spec.evaluation, source)  # refuses what the model has no room for
+    settings(run, source)  # refuses what the model has no room for
     with tempfile.TemporaryDirectory(prefix="lmops-bench-") as folder:
         bench = Bench(case, run, source, Path(folder), chosen.repeats)
         bench.write()
