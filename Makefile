@@ -66,6 +66,7 @@ locks: .venv/uv
 	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --extra operator -c requirements/laptop.txt -o images/operator/requirements.txt
 	$(BIN)/uv pip compile $(LOCKS) pyproject.toml --all-extras -c requirements/laptop.txt -o requirements/dev.txt
 	$(BIN)/uv pip compile $(LOCKS) requirements/clients.in -o requirements/clients.txt  # tests/clients.py
+	$(BIN)/uv pip compile $(LOCKS) requirements/llm-compressor.in -o requirements/llm-compressor.txt  # tests/bench/llm_compressor.py
 
 # The environment: `laptop` is what a user needs, `dev` what the tests need besides. uv keeps its downloads out of the tree.
 .venv/uv: requirements/uv.txt
