@@ -43,11 +43,12 @@ bench-training: .venv/dev
 	LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/training.py
 
 bench-pruning: .venv/dev
-	LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/pruning.py
+	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews
+	LMOPS_TEST_VOLUMES=$(VOLUMES) PYTHONPATH=tests $(BIN)/python tests/bench/pruning.py $(ARGS)
 
 bench-compression: .venv/dev
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews gpt2
-	LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/compression.py
+	LMOPS_TEST_VOLUMES=$(VOLUMES) PYTHONPATH=tests $(BIN)/python tests/bench/compression.py $(ARGS)
 
 bench-serving: .venv/dev
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews gpt2

@@ -1,6 +1,6 @@
-"""Measures what compression brings beside the tools of ONNX Runtime that one would call by hand, in one run.
+"""Measures what compression brings beside the tools of ONNX Runtime, called by hand, and llm-compressor, in one run.
 
-LMOPS_TEST_VOLUMES=folder python tests/bench/compression.py [--models FOLDER] [--steps N] [--rows N] [--record]
+LMOPS_TEST_VOLUMES=folder PYTHONPATH=tests python tests/bench/compression.py [--models FOLDER] [--rows N] [--record]
 
 The classifier of the example reviews and the GPT-2 of the example gpt2 are trained first, unless they lie in --models
 since an earlier run. Then each is written by every method, and all that was written is measured on the same held-out
@@ -22,14 +22,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import llm_compressor
 import numpy as np
 import onnxruntime
 import torch
+from llm_compressor import Recipe, UnableError
 from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 from table import grid, processors, record
 from torch.export import Dim
 
 import training
+from environments import AbsentError
 from lmops.api import Compression
 from lmops.api.compression import Step
 from lmops.api.compressionreport import Interval, Latency
@@ -47,6 +50,8 @@ PLAIN = "ONNX Runtime fp32"
 """What all others are compared with."""
 SMALLER, FASTER = 3.5, 2.0
 """How many times an int8 model should be smaller, and faster."""
+AS_LARGE = 1.01
+"""And how large, beside another of its kind."""
 WORSE = {"accuracy": 0.005, "perplexity": 0.005}
 """By how much it may be worse: a share of the rows, or of the perplexity."""
 HEADER = ["", "MB", "smaller", "ms", "faster", "{metric}", "difference (95 %)", "same answers", "peak MB", "goals"]
@@ -56,9 +61,12 @@ ABOUT = (
     "`torch.onnx.export`, and of what it writes `quantize_dynamic` and `quantize_static` of ONNX Runtime (both with "
     "`per_channel`; the second for MatMul, Gemm and Gather, with the calibration rows that ours have). ms is the "
     "median of calls of one row without padding, all models in turn, there and back again, each in a process of its "
-    "own with one thread; peak MB is that of its process, before it scores. The difference is paired, row by row, with "
+    "own with one thread; peak MB is that of its process, before it scores. llm-compressor is given the same layers "
+    "and calibration rows, all else at its defaults; what it writes, as our FP8, is run by transformers, which makes "
+    "the weights fp32 again: its ms and MB say nothing of a server. The difference is paired, row by row, with "
     f"its bootstrap interval. Goals, for int8: ≥ {SMALLER:g} times smaller, ≥ {FASTER:g} times faster, at most 0.5 "
-    "points of accuracy or 0.5 % of perplexity worse."
+    "points of accuracy or 0.5 % of perplexity worse; for WeightOnly in groups of 128 and FP8: no larger than what "
+    "llm-compressor rounds to W4A16 and FP8, and not worse, as far as the interval of their difference tells."
 )
 
 
@@ -73,11 +81,20 @@ class Case:
     int8: tuple[str, ...]
     """What the goals are for."""
     ours: Mapping[str, dict[str, Any]]
+    theirs: Mapping[str, Recipe]
+    """By llm-compressor."""
+    peers: Mapping[str, str] = field(default_factory=dict)
+    """Which of theirs is of the same kind as one of ours."""
     by_hand: tuple[str, ...] = ("quantize_dynamic",)
     steps: int | None = None
     """At most, of the training."""
 
 
+FOUR_BITS = {
+    "W4A16, rounded": Recipe("RTN", {"scheme": "W4A16"}, looks_at_rows=False),
+    "W4A16, GPTQ": Recipe("GPTQ", {"scheme": "W4A16"}),
+}
+FLOATS = {"FP8": Recipe("RTN", {"scheme": "FP8_DYNAMIC"}, looks_at_rows=False)}
 CASES = {
     "MiniLM (reviews)": Case(
         "reviews", "accuracy", 128, ("Dynamic", "Static", "Mobile"),
@@ -85,12 +102,17 @@ CASES = {
             "Dynamic": {"method": "Dynamic"}, "Static": {"method": "Static"}, "Mobile": {"method": "Mobile"},
             "MixedPrecision, 6 bit": {"method": "MixedPrecision", "bits": 6},
             "WeightOnly, 4 bit": {"method": "WeightOnly", "bits": 4},
+            "WeightOnly, 4 bit, groups of 128": {"method": "WeightOnly", "bits": 4, "groupSize": 128},
+            "FP8": {"method": "FP8"},
         },
+        FOUR_BITS | FLOATS,
+        {"WeightOnly, 4 bit, groups of 128": "W4A16, rounded", "FP8": "FP8"},
         ("quantize_dynamic", "quantize_static"),
     ),
     "GPT-2 (gpt2)": Case(
         "gpt2", "perplexity", 128, ("Dynamic",),
         {"Dynamic": {"method": "Dynamic"}, "WeightOnly, 4 bit": {"method": "WeightOnly", "bits": 4}},
+        FOUR_BITS,
         steps=150,
     ),
 }  # fmt: skip
@@ -117,10 +139,14 @@ class Bench:
     source: Source
     folder: Path
     repeats: int
+    other: str
+    """llm-compressor, by its version; empty where it is absent."""
     made: dict[str, Path] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What could not be written, and why."""
 
     def write(self) -> None:
-        """All of them: first what is compared with, then by hand, then ours."""
+        """All of them: first what is compared with, then by hand, then ours, then llm-compressor's."""
         self.made["transformers fp32"] = self.source.folder
         plain = self._write(PLAIN, lambda folder: exported(self.source, folder))
         calibration = rows.calibration(self.run, self.source)
@@ -134,6 +160,17 @@ class Bench:
                     self.run, self.source, [step], lambda: calibration, folder, lambda _: None
                 ),
             )
+        for name, recipe in self.case.theirs.items() if self.other else ():
+            self._try(name, recipe, calibration)
+
+    def _try(self, name: str, recipe: Recipe, calibration: Rows) -> None:
+        """What it has written, or why it has not: it knows fewer models than ours."""
+        name = f"{llm_compressor.NAME} {name}"
+        try:
+            self._write(name, lambda folder: llm_compressor.compressed(self.source, calibration, recipe, folder))
+        except UnableError as unable:
+            self.notes.append(f"{name}: {unable}.")
+            del self.made[name]
 
     def measured(self) -> tuple[Rows, dict[str, Measured]]:
         """The rows, and all on them. Memory is told before a process scores: scores take room of their own."""
@@ -233,13 +270,27 @@ def lines(bench: Bench, found: Mapping[str, Measured]) -> Iterator[list[str]]:
         yield [
             name, f"{one.size / 1e6:.1f}", f"{smaller:.2f} x", f"{one.latency.p50_milliseconds:.2f}", f"{faster:.2f} x",
             value, "" if name == PLAIN else spelled(metric, gained), f"{100 * same:.1f} %", f"{one.memory / 1e6:.0f}",
-            goals(smaller, faster, metric, gained) if name in bench.case.int8 else "",
+            goals(smaller, faster, metric, gained) if name in bench.case.int8 else beside(bench, found, name),
         ]  # fmt: skip
 
 
 def goals(smaller: float, faster: float, metric: str, gained: Interval) -> str:
     """`ok`, or what was missed."""
-    kept = {"size": smaller >= SMALLER, "speed": faster >= FASTER, metric: gained.value >= -WORSE[metric]}
+    return verdict({"size": smaller >= SMALLER, "speed": faster >= FASTER, metric: gained.value >= -WORSE[metric]})
+
+
+def beside(bench: Bench, found: Mapping[str, Measured], name: str) -> str:
+    """The same beside what llm-compressor makes of that kind; nothing where it makes none."""
+    ours, theirs = found[name], found.get(f"{llm_compressor.NAME} {bench.case.peers.get(name)}")
+    if theirs is None:
+        return ""
+    metric, labels = bench.case.metric, bench.source.labels
+    gained = bootstrap.difference(metric, theirs.said, ours.said, (theirs.value, ours.value), labels, CONFIDENCE)
+    return verdict({"size": ours.size <= AS_LARGE * theirs.size, metric: gained.high >= 0})
+
+
+def verdict(kept: Mapping[str, bool]) -> str:
+    """What is kept of the goals, in a word."""
     missed = [name for name, is_kept in kept.items() if not is_kept]
     return f"missed: {', '.join(missed)}" if missed else "ok"
 
@@ -263,56 +314,52 @@ def document(case: Case, uri: str, repeats: int, limit: int | None) -> Compressi
     return Compression.model_validate({"spec": spec, "run": run, "source": {"uri": uri}})
 
 
-def trained(case: Case, volumes: Path, root: Path, limit: int | None) -> str:
-    """The URI of the model that lies in the folder, or of a new one."""
-    kept = sorted(root.glob("work/models/*/lmops.json"))
-    if kept:
-        return f"pvc://work/models/{kept[-1].parent.name}"
-    steps = min(step for step in (limit, case.steps, sys.maxsize) if step)
-    began = time.monotonic()
-    uri = training.Bench(training.CASES[case.example], volumes, root, steps).published()
-    print(f"{case.example}: trained, {time.monotonic() - began:.1f} s", file=sys.stderr)
-    return uri
-
-
-def measured(case: Case, volumes: Path, root: Path, chosen: argparse.Namespace) -> tuple[str, list[list[str]]]:
-    """Trains, writes, measures: what the rows were, and the lines of one model."""
-    uri = trained(case, volumes, root, chosen.steps)
+def measured(case: Case, volumes: Path, root: Path, other: str, chosen: argparse.Namespace) -> tuple[str, list[str]]:
+    """Trains, writes, measures: what the rows were, and the table of one model with what is not in it."""
+    steps = min((some for some in (chosen.steps, case.steps) if some), default=None)
+    uri = training.trained(case.example, volumes, root, steps)
     os.environ["LMOPS_VOLUMES"] = str(root)
     run = document(case, uri, chosen.repeats, chosen.rows)
     source = Source.open(run)
     settings(run, source)  # refuses what the model has no room for
     with tempfile.TemporaryDirectory(prefix="lmops-bench-") as folder:
-        bench = Bench(case, run, source, Path(folder), chosen.repeats)
+        bench = Bench(case, run, source, Path(folder), chosen.repeats, other)
         bench.write()
         scored, found = bench.measured()
-    steps = f"{source.recipe.training.steps} steps of training, " if source.recipe else ""
-    said = f"{steps}{len(np.unique(scored.rows)):,} {scored.name} rows, calls of {case.length} tokens"
-    return said, list(lines(bench, found))
+    learnt = f"{source.recipe.training.steps} steps of training, " if source.recipe else ""
+    said = f"{learnt}{len(np.unique(scored.rows)):,} {scored.name} rows, calls of {case.length} tokens"
+    header = [cell.format(metric=case.metric) for cell in HEADER]
+    return said, [grid([header, *lines(bench, found)]), *bench.notes]
 
 
 def main() -> None:
     """Measures, prints, records."""
     parser = argparse.ArgumentParser(description="Compressed models beside what one would make by hand.")
     parser.add_argument("--models", type=Path, help="where the models are kept (default: they are gone afterwards)")
-    parser.add_argument("--steps", type=int, help="at most so many steps of training")
+    parser.add_argument("--steps", type=int, help="at most so many steps of training, 10 or more")
     parser.add_argument("--rows", type=int, help="at most so many rows are scored (default: all)")
-    parser.add_argument("--repeats", type=int, default=40, help="timed calls of each model")
+    parser.add_argument("--repeats", type=int, default=40, help="timed calls of each model, 5 or more")
     parser.add_argument("--record", action="store_true", help="put the table into docs/benchmarks.md")
     chosen = parser.parse_args()
+    if chosen.repeats < 5 or (chosen.steps is not None and chosen.steps < 10):
+        parser.error("There is nothing to measure in less than 10 steps of training and 5 calls.")
     if "LMOPS_TEST_VOLUMES" not in os.environ:
         parser.error("Set LMOPS_TEST_VOLUMES to the folder that holds data/ and models/, or run `make bench`.")
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # of the training
     quiet_libraries()
-    command = shlex.join(["python", "tests/bench/compression.py", *sys.argv[1:]])
-    parts = [f"`{command}` on {processors()}, torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}:"]
+    other, parts = "", []
+    try:
+        other = llm_compressor.version()
+    except AbsentError as absent:
+        parts.append(f"{llm_compressor.NAME} is not among them: {absent}")
     volumes = Path(os.environ["LMOPS_TEST_VOLUMES"])
     for name, case in CASES.items():
         with tempfile.TemporaryDirectory(prefix="lmops-bench-") as folder:
-            said, found = measured(case, volumes, (chosen.models or Path(folder)) / case.example, chosen)
-        header = [cell.format(metric=case.metric) for cell in HEADER]
-        parts += [f"{name}, {said}:", grid([header, *found])]
-    table = "\n\n".join([*parts, ABOUT])
+            said, found = measured(case, volumes, (chosen.models or Path(folder)) / case.example, other, chosen)
+        parts += [f"{name}, {said}:", *found]
+    tools = [f"torch {torch.__version__}", f"ONNX Runtime {onnxruntime.__version__}", *([other] if other else [])]
+    command = shlex.join(["python", "tests/bench/compression.py", *sys.argv[1:]])
+    table = "\n\n".join([f"`{command}` on {processors()}, {', '.join(tools)}:", *parts, ABOUT])
     print(table)
     if chosen.record:
         record(training.PAGE, "compression", table)

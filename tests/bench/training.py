@@ -222,6 +222,17 @@ class Bench:
         return {"seconds": seconds, "largest": usage.ru_maxrss / 1e3, "together": together / 1e6}
 
 
+def trained(example: str, volumes: Path, root: Path, limit: int | None) -> str:
+    """The URI of the model of an example that lies in the folder, or of a new one: for what comes after training."""
+    kept = sorted(root.glob("work/models/*/lmops.json"))
+    if kept:
+        return f"pvc://work/models/{kept[-1].parent.name}"
+    began = time.monotonic()
+    uri = Bench(CASES[example], volumes, root, limit).published()
+    print(f"{example}: trained, {time.monotonic() - began:.1f} s", file=sys.stderr)
+    return uri
+
+
 def proportional(pid: int) -> float:
     """The memory of a process and all it has started, in bytes, without counting shared pages twice."""
     total = 0.0
