@@ -10,7 +10,7 @@ from lmops.settings import Settings
 
 FILE = Path(__file__).parent / "lmops" / "values.schema.json"
 ELSEWHERE = {
-    "trainerImage", "compressorImage", "serverImage", "namespaces", "namespace", "port", "progressPort",
+    "trainerImage", "compressorImage", "serverImage", "vllmImage", "namespaces", "namespace", "port", "progressPort",
     "progressService",
 }  # fmt: skip
 """Settings that the chart makes of other values, or takes as they are."""

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterable
 
 import aiohttp
 
 from lmops.memory import Memory
 from lmops.plan import Manifest
-from lmops.serving.inferenceservice import PORT
+from lmops.serving.inferenceservice import ENGINE, PORT
 from lmops.serving.replicas import is_ready
+from lmops.serving.vllm import UNTOLD
+from lmops.serving.vllmtraffic import Told, stats
 
 FRESH = 25.0
 """Seconds for which an answer is known without asking: a status that is written for it must not ask for another."""
 REMEMBERED = 10_000
 """Pods whose answers are known, at the most."""
 TIMEOUT = aiohttp.ClientTimeout(total=2.0)
-LARGEST = 64 * 1024
+LARGEST = 1024 * 1024
 """Bytes of an answer."""
+LOOKS = 4 * FRESH
+"""Seconds between two looks at what a replica of vLLM has counted, at the most: their difference is its traffic."""
 
 
 class Figures:
@@ -28,6 +33,7 @@ class Figures:
     def __init__(self, port: int = PORT) -> None:
         self._port = port
         self._known = Memory[str, Manifest](FRESH, REMEMBERED)
+        self._counted = Memory[str, tuple[float, Told]](LOOKS, REMEMBERED)
 
     async def of(self, pods: Iterable[Manifest]) -> dict[str, Manifest]:
         """The figures of those pods that serve, are ready, and answer; by their names."""
@@ -43,16 +49,34 @@ class Figures:
 
     async def _asked(self, session: aiohttp.ClientSession, pod: Manifest) -> Manifest:
         """The answer of a pod, `{}` where it is none."""
+        by_vllm = ENGINE in (pod["metadata"].get("labels") or {})
         host = pod["status"]["podIP"]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{self._port}/stats"
+        url = f"http://{f'[{host}]' if ':' in host else host}:{self._port}/{'metrics' if by_vllm else 'stats'}"
         try:
             async with session.get(url, allow_redirects=False) as answer:
                 if answer.status != 200:
                     return {}
-                found = json.loads(await answer.content.read(LARGEST))
+                text = await _text(answer)
+            found = self._since(_uid(pod), Told.read(text)) if by_vllm else json.loads(text)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    def _since(self, uid: str, told: Told) -> Manifest:
+        """The traffic since the last look, `{}` at the first one."""
+        now, before = time.monotonic(), self._counted.get(uid)
+        self._counted.put(uid, (now, told))
+        return stats(before[1], told, now - before[0], UNTOLD) if before else {}
+
+
+async def _text(answer: aiohttp.ClientResponse) -> str:
+    """The whole answer, unless it is very long."""
+    found = bytearray()
+    async for piece in answer.content.iter_any():
+        found += piece
+        if len(found) > LARGEST:
+            raise ValueError(f"more than {LARGEST} bytes")
+    return found.decode()
 
 
 def _uid(pod: Manifest) -> str:

@@ -90,6 +90,7 @@ def _of(job: Manifest) -> ResolvedModel | None:
         uri=model["uri"],
         digest=model.get("digest"),
         format=_format(job),
+        task=_task(job),
         dataset=dataset,
         kind=job["kind"],
         name=metadata["name"],
@@ -103,6 +104,12 @@ def _format(job: Manifest) -> str | None:
         return "safetensors"
     compressed = (job.get("status", {}).get("report") or {}).get("compressed") or {}
     return str(compressed["format"]) if "format" in compressed else None
+
+
+def _task(job: Manifest) -> str | None:
+    """What a job has trained its model for: one that compresses leaves that to the passport."""
+    task = job.get("spec", {}).get("model", {}).get("task") if job["kind"] == "TrainingJob" else None
+    return str(task) if task else None
 
 
 def _lacks(job: Manifest) -> tuple[str, str]:

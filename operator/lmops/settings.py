@@ -53,6 +53,8 @@ class Settings(Model):
     """The image of compress."""
     server_image: str = "lmops-server:dev"
     """The image of services."""
+    vllm_image: str = "vllm/vllm-openai:v0.32.0"
+    """The image of services that vLLM serves, 0.32 or newer. Empty: none is."""
     progress_url: str = ""
     """Where pods post their progress; `/namespaces/<ns>/<jobs>/<job>/runs/<run>` is added. Empty: the Service."""
     progress_ca: str = ""

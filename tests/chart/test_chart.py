@@ -240,6 +240,7 @@ def test_the_operator_reads_the_settings_that_the_values_name(tmp_path: Path):
         trainer_image="registry.example.com/ai/lmops-trainer:0.1.0",
         compressor_image="registry.example.com/ai/lmops-compressor:0.1.0",
         server_image="registry.example.com/ai/lmops-server:0.1.0",
+        vllm_image="registry.example.com/ai/vllm/vllm-openai:v0.32.0",
         namespace="lmops",
         scratch="50Gi",
         grace_seconds=120,

@@ -18,6 +18,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "lmops.operatorImage" -}}{{ include "lmops.image" (list . .Values.images.operator) }}{{- end }}
 {{- define "lmops.compressorImage" -}}{{ include "lmops.image" (list . .Values.images.compressor) }}{{- end }}
 {{- define "lmops.serverImage" -}}{{ include "lmops.image" (list . .Values.images.server) }}{{- end }}
+{{- define "lmops.vllmImage" -}}{{ with .Values.images.vllm }}{{ include "lmops.image" (list $ .) }}{{ end }}{{- end }}
 {{- define "lmops.trainerImage" -}}{{ include "lmops.image" (list . .Values.images.trainer) }}{{- end }}
 {{- define "lmops.image" -}}
 {{- $root := first . -}}{{- $name := last . -}}
@@ -31,6 +32,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   "trainerImage" (include "lmops.trainerImage" .)
   "compressorImage" (include "lmops.compressorImage" .)
   "serverImage" (include "lmops.serverImage" .)
+  "vllmImage" (include "lmops.vllmImage" .)
   "namespace" .Release.Namespace
   "namespaces" .Values.watchNamespaces
 -}}

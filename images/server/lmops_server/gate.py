@@ -93,6 +93,8 @@ class Server:
         end = time.monotonic() + PATIENCE
         while True:
             answer, _ = self._asked(f"/v2/models/{name}", None)
+            if answer.status == 404:  # as vLLM says, which knows OpenAI's routes alone
+                answer = _of_vllm(self._asked("/v1/models", None)[0], name) or answer
             if answer.is_good or answer.is_refusal or time.monotonic() >= end:
                 return answer
             time.sleep(0.5)
@@ -115,6 +117,13 @@ class Server:
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             return Answer(0, time.perf_counter() - began, {}, f"{path}: {reason}"), 0.0
+
+
+def _of_vllm(answer: Answer, name: str) -> Answer | None:
+    """Its list of models as an answer of ours, where it has this one: it is taken for models that write alone."""
+    models = answer.body.get("data") or ()
+    known = any((each.get("id"), each.get("owned_by")) == (name, "vllm") for each in models)
+    return answer._replace(body={"properties": {"task": "CausalLM"}}) if known else None
 
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))

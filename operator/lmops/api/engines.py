@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from lmops.api.languagemodelservice import Engine
+from lmops.api.languagemodelservice import Engine, ServedTask
 
 Artefact = Literal["safetensors", "onnx", "executorch"]
 Device = Literal["cpu", "cuda"]
@@ -18,11 +18,22 @@ class Pairing(NamedTuple):
     engine: Engine
     how: str
     """What it is good for there."""
+    task: ServedTask | None = None
+    """The one task that it is for; else it is for all."""
+
+    def fits(self, wanted: Engine, task: str | None) -> bool:
+        """Whether it is what is wanted. `Auto` takes what is for one task only where a model is known to have that."""
+        if wanted == "Auto":
+            return self.task in (None, task)
+        return self.engine == wanted and (self.task is None or task in (None, self.task))
 
 
 ENGINES = (
-    Pairing("safetensors", "cpu", "Transformers", "any task; texts are classified and written many at a time"),
-    Pairing("safetensors", "cuda", "Transformers", "any task, on the accelerator"),
+    Pairing("safetensors", "cpu", "Transformers", "texts are classified and written many at a time"),
+    Pairing("safetensors", "cuda", "VLLM", "[what writes](vllm.md), for many at a time", "CausalLM"),
+    Pairing(
+        "safetensors", "cuda", "Transformers", "texts are classified and written many at a time, on the accelerator"
+    ),
     Pairing("onnx", "cpu", "ONNX", "what a QuantizeJob has compressed for processors"),
     Pairing("onnx", "cuda", "ONNX", "the same, still on the processor: its kernels of 8 bits are there"),
 )
@@ -38,26 +49,32 @@ class Unfit(NamedTuple):
     remedy: str
 
 
-def paired(artefact: str, device: str, wanted: Engine) -> Engine | None:
+def paired(artefact: str, device: str, wanted: Engine, task: str | None = None) -> Engine | None:
     """The engine for this artefact and device: the wanted one, or for `Auto` the first; None where there is none."""
-    return next((engine for engine in _fitting(artefact, device) if wanted in ("Auto", engine)), None)
+    return next((pair.engine for pair in _pairs(artefact, device) if pair.fits(wanted, task)), None)
 
 
-def unfit(artefact: str, device: str, wanted: Engine, uri: str) -> Unfit | None:
-    """Why the wanted engine does not serve this artefact on this device."""
-    if paired(artefact, device, wanted):
+def unfit(artefact: str, device: str, wanted: Engine, uri: str, task: str | None = None) -> Unfit | None:
+    """Why the wanted engine does not serve this artefact, of this task, on this device."""
+    if paired(artefact, device, wanted, task):
         return None
-    if not (fitting := _fitting(artefact, device)):
+    if not (pairs := _pairs(artefact, device)):
         message = f"{uri} is a program of {artefact}, made for phones: no engine here serves it."
         remedy = "Serve the model that it was made of, or one that was compressed by another method."
         return Unfit("Model", "FormatUnfit", message, remedy)
-    there = f" on {PLACES[device]}" if any((p.artefact, p.engine) == (artefact, wanted) for p in ENGINES) else ""
+    fitting = " or ".join(pair.engine for pair in pairs if pair.fits("Auto", task))
+    if alone := next((pair.task for pair in pairs if pair.engine == wanted), None):
+        message = f"The engine {wanted} serves models for {alone}, and {uri} is one for {task}."
+        return Unfit("Settings", "EngineUnfit", message, f"Set engine to Auto or {fitting}.")
+    elsewhere = any((pair.artefact, pair.engine) == (artefact, wanted) for pair in ENGINES)
+    there = f" on {PLACES[device]}" if elsewhere else ""
+    more = ", or ask for one with resources.accelerator" if elsewhere and device == "cpu" else ""
     message = f"The engine {wanted} does not serve {artefact}{there}, which {uri} is in."
-    return Unfit("Settings", "EngineUnfit", message, f"Set engine to Auto or {' or '.join(fitting)}.")
+    return Unfit("Settings", "EngineUnfit", message, f"Set engine to Auto or {fitting}{more}.")
 
 
-def _fitting(artefact: str, device: str) -> list[Engine]:
-    return [pair.engine for pair in ENGINES if (pair.artefact, pair.device) == (artefact, device)]
+def _pairs(artefact: str, device: str) -> list[Pairing]:
+    return [pair for pair in ENGINES if (pair.artefact, pair.device) == (artefact, device)]
 
 
 PLACES = {"cpu": "a processor", "cuda": "an accelerator"}
@@ -66,18 +83,22 @@ HEAD = (
     "",
     "`engine` of a LanguageModelService is `Auto`, which takes the first engine of the model's form and device, or one of",
     "them by name. Any other pair is refused: `Accepted=False` where a job has told what it made, else by the server as",
-    "it starts, with the same sentence. Written by `make crds`.",
+    "it starts, with the same sentence. An engine for one task alone is taken by `Auto` where a TrainingJob has told that",
+    "its model is for that, and where it keeps [all that the spec asks for](vllm.md). Written by `make crds`.",
     "",
-    "| the model is | it runs on | engine | |",
-    "|---|---|---|---|",
+    "| the model is | for | it runs on | engine | |",
+    "|---|---|---|---|---|",
 )
 
 
 def table() -> str:
     """The pairs as a page for people."""
-    rows = [f"| {pair.artefact} | {PLACES[pair.device]} | `{pair.engine}` | {pair.how} |" for pair in ENGINES]
-    nothing = ("executorch", "phones", "none", "a model of method Mobile is a program for phones, and is not served")
-    return "\n".join((*HEAD, *rows, "| {} | {} | {} | {} |".format(*nothing), ""))
+    rows = [
+        f"| {pair.artefact} | {pair.task or 'any task'} | {PLACES[pair.device]} | `{pair.engine}` | {pair.how} |"
+        for pair in ENGINES
+    ]
+    nothing = "a model of method Mobile is a program for phones, and is not served"
+    return "\n".join((*HEAD, *rows, f"| executorch | any task | phones | none | {nothing} |", ""))
 
 
 if __name__ == "__main__":

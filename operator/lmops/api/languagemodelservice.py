@@ -17,7 +17,7 @@ from lmops.api.slo import Monitoring, Slo
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
 ServedTask = Literal["SequenceClassification", "CausalLM", "MaskedLM", "FeatureExtraction"]
-Engine = Literal["Auto", "Transformers", "ONNX"]
+Engine = Literal["Auto", "Transformers", "ONNX", "VLLM"]
 WITHOUT_AUTOSCALING = "goes with maxReplicas: without it the number of replicas is fixed"
 
 
@@ -145,7 +145,7 @@ class ServerSpec(Model):
     """All that the server goes by: if it changes, replicas are replaced."""
 
     engine: Engine = "Auto"
-    """What computes. Auto: ONNX for a model that was compressed to ONNX, else Transformers."""
+    """What computes. Auto: ONNX for a model that was compressed to ONNX, VLLM for a model that a TrainingJob taught to write and that has an accelerator here, else Transformers."""
     generation: Generation = Generation()
     """What a request for text gets that does not say it itself."""
     limits: Limits = Limits()

@@ -50,6 +50,8 @@ class ResolvedModel(Report):
     """The digest that its job reported."""
     format: Word | None = None
     """What it is stored as, by its job: safetensors, onnx or executorch."""
+    task: Word | None = None
+    """What it was trained for, by its TrainingJob."""
     dataset: Text | None = None
     """Where the prepared data lies that it was trained and tested on."""
     kind: Word | None = None

@@ -168,7 +168,7 @@ class LanguageModelServiceStatus(Report):
     phase: ServicePhase | None = None
     """Where the service stands, in one word."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = []
-    """Accepted, Ready, Progressing, Degraded; Following, where the model is a job's; Monitored, where anything could watch it; Exposed, where it has a name outside; DriftUnavailable, once its replicas tell; Reconciling and Stalled for tools that wait."""
+    """Accepted, Ready, Progressing, Degraded; Following, where the model is a job's; Monitored, where anything could watch it; Exposed, where it has a name outside; DriftUnavailable, once its replicas tell; EngineDiffers, where vLLM serves it and makes something otherwise; Reconciling and Stalled for tools that wait."""
     observed_generation: int | None = None
     """The generation of the spec that this status speaks of."""
     display: ServiceDisplay = ServiceDisplay()

@@ -46,7 +46,7 @@ class Session:
         self._listen_for_signals()
         runner, url = await self._endpoint()
         # A stop at the terminal is the user's will, so it never uses up a budget as evictions on a cluster do.
-        settings = Settings(progress_url=PROGRESS, user=None, stops_without_progress=NEVER)
+        settings = Settings(progress_url=PROGRESS, user=None, stops_without_progress=NEVER, vllm_image="")
         node = Node(accelerators.found(self.home), url)
         try:
             codes = await asyncio.gather(*(self._one(folder, settings, node) for folder in self.folders))

@@ -55,13 +55,16 @@ class Alert(NamedTuple):
     """How long it must hold."""
 
 
-def groups(service: LanguageModelService, target: str, runbooks: str) -> list[Manifest]:
-    """The rules of a service. `target` selects what was scraped of its replicas."""
+def groups(service: LanguageModelService, target: str, runbooks: str, by_vllm: bool = False) -> list[Manifest]:
+    """The rules of a service. `target` selects what was scraped of its replicas.
+
+    vLLM tells nothing of its inputs, and of the memory that of one of its processes: of these nobody could be told.
+    """
     name, latency = service.metadata.name, service.spec.slo.latency
     recorded = [_recorded(service, "failed", window, failed(target, window)) for window in WINDOWS]
     if latency:
         recorded += [_recorded(service, "slow", window, slow(latency, target, window)) for window in WINDOWS]
-    told = [*_promises(service), *_health(service, target), _drift(service, target)]
+    told = [*_promises(service), *_health(service, target, by_vllm), *(() if by_vllm else (_drift(service, target),))]
     return [
         {"name": f"{name}.shares", "rules": recorded},
         {"name": f"{name}.alerts", "rules": [_rule(service, alert, runbooks) for alert in told]},
@@ -132,9 +135,10 @@ def _burning(
         yield Alert(name, burns[0].severity, " or ".join(f"({each})" for each in conditions), summary, description)
 
 
-def _health(service: LanguageModelService, target: str) -> Iterator[Alert]:
+def _health(service: LanguageModelService, target: str, by_vllm: bool) -> Iterator[Alert]:
     """The alerts of what replicas are short of."""
     title, quiet = _title(service), service.spec.monitoring.no_traffic_minutes
+    most = f"({service.spec.limits.queue} * sum(up{{{target}}}))" if by_vllm else f"sum(lmops_inputs_most{{{target}}})"
     yield Alert(
         "LanguageModelServiceDown",
         "critical",
@@ -154,12 +158,12 @@ def _health(service: LanguageModelService, target: str) -> Iterator[Alert]:
     yield Alert(
         "LanguageModelServiceSaturated",
         "critical",
-        f"sum(lmops_inputs_working{{{target}}}) / sum(lmops_inputs_most{{{target}}}) > {SATURATED}",
+        f"sum(lmops_inputs_working{{{target}}}) / {most} > {SATURATED}",
         f"{title} is about to turn requests away",
         "Its replicas work on {{ $value | humanizePercentage }} of the inputs that they take on (limits.queue).",
         "5m",
     )
-    if limit := service.spec.resources.per_node.memory:
+    if (limit := service.spec.resources.per_node.memory) and not by_vllm:
         yield Alert(
             "LanguageModelServiceMemory",
             "warning",

@@ -29,8 +29,13 @@ class Panel(NamedTuple):
     curves: tuple[Curve, ...]
 
 
-def panels(target: str) -> tuple[Panel, ...]:
+def panels(target: str, by_vllm: bool = False) -> tuple[Panel, ...]:
     """The pictures, in the order in which one looks at them. `target` selects what was scraped of the replicas."""
+    return (*_answers(target), *(_of_vllm(target) if by_vllm else _of_ours(target)))
+
+
+def _answers(target: str) -> tuple[Panel, ...]:
+    """What users feel."""
     return (
         Panel("Requests", "reqps", (Curve(_rate(f"{ANSWERS}_count", target, "error_type"), "{{error_type}}"),)),
         Panel("Failed", "percentunit", (Curve(failed(target, "$__rate_interval"), "5xx and 429"),)),
@@ -47,6 +52,41 @@ def panels(target: str) -> tuple[Panel, ...]:
                 ),
             ),
         ),
+    )
+
+
+def _of_vllm(target: str) -> tuple[Panel, ...]:
+    """What replicas of vLLM do: what has no name of ours stands under its own."""
+    hits, asked = (
+        f"sum(rate(vllm:prefix_cache_{what}_total{{{target}}}[$__rate_interval]))" for what in ("hits", "queries")
+    )
+    return (
+        Panel(
+            "Inputs",
+            "short",
+            (
+                Curve(f"sum(lmops_inputs_working{{{target}}})", "taken on"),
+                Curve(f"sum(lmops_inputs_waiting{{{target}}})", "waiting"),
+            ),
+        ),
+        Panel("Cache of keys and values", "percentunit", (Curve(f"vllm:kv_cache_usage_perc{{{target}}}", "{{pod}}"),)),
+        Panel("Prompts found in the cache", "percentunit", (Curve(f"{hits} / {asked}", "of their tokens"),)),
+        Panel(
+            "Put back for want of cache",
+            "short",
+            (Curve(_rate("vllm:num_preemptions_total", target, "pod"), "{{pod}}"),),
+        ),
+        Panel(
+            "Replicas",
+            "short",
+            (Curve(f"count by (lmops_dev_revision) (up{{{target}}} == 1)", "{{lmops_dev_revision}}"),),
+        ),
+    )
+
+
+def _of_ours(target: str) -> tuple[Panel, ...]:
+    """What replicas of our own server do, and how far their inputs have drifted."""
+    return (
         Panel(
             "Inputs",
             "short",
@@ -82,7 +122,7 @@ def panels(target: str) -> tuple[Panel, ...]:
     )
 
 
-def dashboard(service: LanguageModelService, target: str) -> str:
+def dashboard(service: LanguageModelService, target: str, by_vllm: bool = False) -> str:
     """The dashboard as Grafana imports it."""
     name, namespace = service.metadata.name, service.metadata.namespace
     document: dict[str, Any] = {
@@ -95,7 +135,7 @@ def dashboard(service: LanguageModelService, target: str) -> str:
         "templating": {
             "list": [{"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus"}]
         },
-        "panels": [_drawn(panel, place) for place, panel in enumerate(panels(target))],
+        "panels": [_drawn(panel, place) for place, panel in enumerate(panels(target, by_vllm))],
     }
     return json.dumps(document, indent=1, sort_keys=True)
 

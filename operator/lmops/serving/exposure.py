@@ -34,9 +34,9 @@ class Exposure(NamedTuple):
     """The address outside, once somebody leads from there."""
 
 
-def exposure(service: LanguageModelService, observed: Observed, inside: str | None) -> Exposure:
-    """What leads to the service from outside; `inside` is its address in the cluster, which it always has."""
-    wanted = entrance(service)
+def exposure(service: LanguageModelService, observed: Observed, inside: str | None, path: str = "/") -> Exposure:
+    """What leads to the service from outside, to what lies below `path`; `inside` is its address in the cluster."""
+    wanted = entrance(service, path)
     this = Ref.of(wanted) if wanted else None
     gone = tuple(ref for ref, child in observed.children.items() if ref.kind in KINDS and ref != this and _stays(child))
     if wanted is None or this is None or service.spec.expose is None:
@@ -49,11 +49,12 @@ def exposure(service: LanguageModelService, observed: Observed, inside: str | No
     return Exposure(apply, gone, told._replace(message=told.message + until))
 
 
-def entrance(service: LanguageModelService) -> Manifest | None:
+def entrance(service: LanguageModelService, path: str = "/") -> Manifest | None:
     """What is to lead to the service from outside."""
     if (expose := service.spec.expose) is None:
         return None
-    return ingress(service, expose) if expose.gateway is None else httproute(service, expose, expose.gateway)
+    gateway = expose.gateway
+    return httproute(service, expose, gateway, path) if gateway else ingress(service, expose, path)
 
 
 def address(expose: Expose) -> str:
@@ -62,7 +63,7 @@ def address(expose: Expose) -> str:
     return f"{'https' if spoken else 'http'}://{expose.host}"
 
 
-def ingress(service: LanguageModelService, expose: Expose) -> Manifest:
+def ingress(service: LanguageModelService, expose: Expose, path: str = "/") -> Manifest:
     """Tells the controller of a class which host leads to the service."""
     leads = {"service": {"name": service_of(service), "port": {"number": 80}}}
     certificate = {"hosts": [expose.host], "secretName": expose.tls_secret_name}
@@ -75,17 +76,17 @@ def ingress(service: LanguageModelService, expose: Expose) -> Manifest:
             "ingressClassName": expose.ingress_class_name,
             **({"tls": [certificate]} if expose.tls_secret_name else {}),
             "rules": [
-                {"host": expose.host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": leads}]}}
+                {"host": expose.host, "http": {"paths": [{"path": path, "pathType": "Prefix", "backend": leads}]}}
             ],
         },
     )
 
 
-def httproute(service: LanguageModelService, expose: Expose, gateway: Gateway) -> Manifest:
+def httproute(service: LanguageModelService, expose: Expose, gateway: Gateway, path: str = "/") -> Manifest:
     """Tells a Gateway which host leads to the service. An answer may take there as long as the server lets it take."""
     named = {"name": gateway.name, "namespace": gateway.namespace, "sectionName": gateway.listener}
     rule = {
-        "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+        "matches": [{"path": {"type": "PathPrefix", "value": path}}],
         "backendRefs": [{"name": service_of(service), "port": 80}],
         "timeouts": {"request": f"{service.spec.limits.timeout_seconds}s"},
     }

@@ -82,7 +82,7 @@ class Candidate:
     def _started(self, report: GateReport) -> Step:
         """The candidate starts; once it answers, and a Job of before has gone, both are compared."""
         pods = self._pods()
-        if why := engine_fits(self.service, self.model) or self._crashed(pods):
+        if why := engine_fits(self.service, self.model, self.settings) or self._crashed(pods):
             return self._ended(report, None, why)
         left = jobs_left(self.observed)
         address, lacks = self._address(pods), self._lacks(pods)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lmops.api import LanguageModelService, Serving
 from lmops.api.base import GROUP
 from lmops.api.languagemodelservice import Scaling, ServerSpec
@@ -9,6 +11,7 @@ from lmops.api.reference import ResolvedModel
 from lmops.api.run import ModelToServe, ServiceId
 from lmops.parts import Program, child_name, claims, hub, labels, limits, owned, pod_template, threads
 from lmops.plan import Manifest, Ref
+from lmops.serving import vllm
 from lmops.serving.kept import fingerprint
 from lmops.settings import Settings
 
@@ -18,6 +21,8 @@ PORT = 8080
 KEYS = "/var/run/lmops/api-keys"
 REVISION = f"{GROUP}/revision"
 """The label that tells pods of one model and settings from those of another, made of all that is said of them."""
+ENGINE = f"{GROUP}/engine"
+"""The label of pods that speak otherwise than our own server, with the name of what they run."""
 UNSEEN = {"networking.kserve.io/visibility": "cluster-local"}
 """The label by which KServe makes no ingress."""
 STARTS_WITHIN = 1800
@@ -30,8 +35,10 @@ def ref(service: LanguageModelService) -> Ref:
 
 
 def inferenceservice(service: LanguageModelService, model: ResolvedModel, settings: Settings) -> Manifest:
-    """What serves this model."""
-    return _serves(service, model, settings, ref(service).name, service.spec.scaling, {})
+    """What serves this model. KServe's own ingress would lead to what vLLM asks no key for."""
+    by_vllm = vllm.serves(service, model, settings)
+    shown = UNSEEN if by_vllm and service.spec.api_keys else {}
+    return _serves(service, model, settings, ref(service).name, service.spec.scaling, shown, by_vllm)
 
 
 def candidate(service: LanguageModelService, model: ResolvedModel, settings: Settings) -> Manifest:
@@ -40,7 +47,8 @@ def candidate(service: LanguageModelService, model: ResolvedModel, settings: Set
     What it is asked is the gate's own rows, which no request log is to hold.
     """
     unlogged = service.model_copy(update={"spec": service.spec.model_copy(update={"request_log": None})})
-    return _serves(unlogged, model, settings, candidate_ref(service).name, Scaling(), UNSEEN)
+    by_vllm = vllm.serves(service, model, settings)
+    return _serves(unlogged, model, settings, candidate_ref(service).name, Scaling(), UNSEEN, by_vllm)
 
 
 def candidate_ref(service: LanguageModelService) -> Ref:
@@ -55,8 +63,9 @@ def _serves(
     name: str,
     scaling: Scaling,
     more: dict[str, str],
+    by_vllm: bool,
 ) -> Manifest:
-    template = _template(service, model, settings, name)
+    template = _template(service, model, settings, name, by_vllm)
     revision = fingerprint(template)
     ours = labels(service.kind, service.metadata.name, name, "serve", 0)
     annotations = {
@@ -109,13 +118,20 @@ def _told(service: LanguageModelService, model: ResolvedModel) -> ModelToServe:
     return ModelToServe(uri=model.uri, digest=model.digest, task=said.task, trust_remote_code=said.trust_remote_code)
 
 
-def _template(service: LanguageModelService, model: ResolvedModel, settings: Settings, name: str) -> Manifest:
+def _template(
+    service: LanguageModelService, model: ResolvedModel, settings: Settings, name: str, by_vllm: bool
+) -> Manifest:
     """The pod of a replica. A Deployment restarts what ends, so nothing is said of that."""
     ours = labels(service.kind, service.metadata.name, name, "serve", 0)
     pod = service.spec.pod.over(settings.defaults.pod)
-    template = pod_template(_program(service, model, settings), ours, pod, settings)
+    if by_vllm:
+        ours[ENGINE] = "VLLM"
+    program = (_vllm if by_vllm else _program)(service, model, settings)
+    template = pod_template(program, ours, pod, settings)
     scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(PORT), "prometheus.io/path": "/metrics"}
     spec = {name: value for name, value in template["spec"].items() if name != "restartPolicy"}
+    if by_vllm:  # a Service called vllm would make the variable VLLM_PORT, which vLLM reads as its own
+        spec["enableServiceLinks"] = False
     if service.spec.resources.per_node.cpu is None:  # KServe gives a container what it lacks
         spec["containers"][0]["env"].append(_threads_of_limit())
     metadata = template["metadata"]
@@ -141,13 +157,26 @@ def _program(service: LanguageModelService, model: ResolvedModel, settings: Sett
         limits=cpu | limits(spec.resources, settings),  # KServe would add a limit of one core
         claims=sorted({*claims(told), *(claims(spec.request_log) if spec.request_log else ())}),
         secrets={KEYS: spec.api_keys.secret_name} if spec.api_keys else {},
-        serving=_serving(),
+        serving=_serving("/v2/health/ready", "/v2/health/live"),
     )
 
 
-def _serving() -> Manifest:
+def _vllm(service: LanguageModelService, model: ResolvedModel, settings: Settings) -> Program:
+    """The same pod with vLLM in it, which is told all by its command line."""
+    ours, keys = _program(service, model, settings), service.spec.api_keys
+    return replace(
+        ours,
+        image=settings.vllm_image,
+        command=vllm.command(KEYS if keys else None),
+        arguments=vllm.arguments(service, model, PORT, settings),
+        env={**{name: value for name, value in ours.env.items() if name != "LMOPS_API_KEYS"}, **vllm.ENV},
+        serving={**_serving(vllm.HEALTH, vllm.HEALTH), **vllm.container()},
+    )
+
+
+def _serving(is_ready: str, is_live: str) -> Manifest:
     """A port, and probes that tell a server that loads, one that is busy and one that hangs from each other."""
-    ready, live = ({"httpGet": {"path": f"/v2/health/{word}", "port": PORT}} for word in ("ready", "live"))
+    ready, live = ({"httpGet": {"path": path, "port": PORT}} for path in (is_ready, is_live))
     return {
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "startupProbe": {**ready, "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": STARTS_WITHIN // 2},

@@ -11,6 +11,7 @@ from lmops.serving.alerts import groups
 from lmops.serving.dashboard import dashboard
 from lmops.serving.inferenceservice import REVISION, ref
 from lmops.serving.kept import stamped, writing
+from lmops.serving.vllmmetrics import relabelings
 from lmops.settings import Settings
 
 KINDS = ("PodMonitor", "PrometheusRule", "ConfigMap")
@@ -27,11 +28,13 @@ class Monitoring(NamedTuple):
     """Whether anything here could watch a service."""
 
 
-def monitoring(service: LanguageModelService, observed: Observed, settings: Settings) -> Monitoring:
+def monitoring(
+    service: LanguageModelService, observed: Observed, settings: Settings, by_vllm: bool = False
+) -> Monitoring:
     """What is to be written of the monitors whose kinds are installed, and what is missing."""
     if observed.absent.issuperset(KINDS):
         return Monitoring((), is_there=False)
-    wanted = [each for each in monitors(service, settings) if each["kind"] not in observed.absent]
+    wanted = [each for each in monitors(service, settings, by_vllm) if each["kind"] not in observed.absent]
     apply = tuple(new for each in wanted for new in writing(each, observed.children.get(Ref.of(each))))
     refused = [observed.refused[one] for each in wanted if (one := Ref.of(each)) in observed.refused]
     unknown = [f"{kind}s" for kind in OPERATED if kind in observed.absent]
@@ -40,17 +43,19 @@ def monitoring(service: LanguageModelService, observed: Observed, settings: Sett
     return Monitoring(apply, refused[0] if refused else None)
 
 
-def monitors(service: LanguageModelService, settings: Settings) -> list[Manifest]:
+def monitors(service: LanguageModelService, settings: Settings, by_vllm: bool = False) -> list[Manifest]:
     """All that watches a service."""
-    found = [podmonitor(service, settings), prometheusrule(service, settings)]
-    return [*found, configmap(service, settings)] if settings.monitoring.dashboards else found
+    found = [podmonitor(service, settings, by_vllm), prometheusrule(service, settings, by_vllm)]
+    return [*found, configmap(service, settings, by_vllm)] if settings.monitoring.dashboards else found
 
 
-def podmonitor(service: LanguageModelService, settings: Settings) -> Manifest:
+def podmonitor(service: LanguageModelService, settings: Settings, by_vllm: bool = False) -> Manifest:
     """Tells Prometheus to scrape every pod of the service, the old and the new of a rollout."""
     name, spec = service.metadata.name, service.spec.monitoring
     ours = labels(service.kind, name, ref(service).name, "serve", 0)
     chosen = {label: value for label, value in ours.items() if not label.endswith("/attempt")}
+    renamed = {"metricRelabelings": relabelings()} if by_vllm else {}
+    endpoint = {"port": "http", "path": "/metrics", "interval": f"{spec.scrape_seconds}s", **renamed}
     return _child(
         service,
         "PodMonitor",
@@ -59,23 +64,23 @@ def podmonitor(service: LanguageModelService, settings: Settings) -> Manifest:
         spec={
             "selector": {"matchLabels": chosen},
             "podTargetLabels": [REVISION],
-            "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": f"{spec.scrape_seconds}s"}],
+            "podMetricsEndpoints": [endpoint],
         },
     )
 
 
-def prometheusrule(service: LanguageModelService, settings: Settings) -> Manifest:
+def prometheusrule(service: LanguageModelService, settings: Settings, by_vllm: bool = False) -> Manifest:
     """Tells Prometheus what is worth an alert."""
-    rules = groups(service, target(service), settings.monitoring.runbooks)
+    rules = groups(service, target(service), settings.monitoring.runbooks, by_vllm)
     made = {"groups": rules}
     return _child(service, "PrometheusRule", "monitoring.coreos.com/v1", settings.monitoring.labels, spec=made)
 
 
-def configmap(service: LanguageModelService, settings: Settings) -> Manifest:
+def configmap(service: LanguageModelService, settings: Settings, by_vllm: bool = False) -> Manifest:
     """The dashboard, where Grafana's sidecar looks for it."""
     name, given = service.metadata.name, settings.monitoring.dashboard_labels
     file = f"{service.metadata.namespace}-{name}.json"  # the sidecar puts those of all namespaces into one folder
-    return _child(service, "ConfigMap", "v1", given, data={file: dashboard(service, target(service))})
+    return _child(service, "ConfigMap", "v1", given, data={file: dashboard(service, target(service), by_vllm)})
 
 
 def target(service: LanguageModelService) -> str:

@@ -12,16 +12,20 @@ from lmops.jobs.failure import failure
 from lmops.jobs.policies import fits, volumes_are_shared
 from lmops.parts import claims
 from lmops.plan import Manifest, Observed
+from lmops.serving import vllm
 from lmops.serving.following import chosen
 from lmops.serving.inferenceservice import document
+from lmops.settings import Settings
 
 
-def refusal(service: LanguageModelService, model: ResolvedModel, observed: Observed) -> Failure | None:
+def refusal(
+    service: LanguageModelService, model: ResolvedModel, observed: Observed, settings: Settings
+) -> Failure | None:
     """The first policy that the service with this model does not meet."""
     return (
         fits(document(service, model))
         or patterns_are_read(service)
-        or engine_fits(service, model)
+        or engine_fits(service, model, settings)
         or replicas_share_volumes(service, observed)
     )
 
@@ -42,12 +46,17 @@ def patterns_are_read(service: LanguageModelService) -> Failure | None:
     return None
 
 
-def engine_fits(service: LanguageModelService, model: ResolvedModel) -> Failure | None:
-    """There is an engine for what the model is stored as, where its job has told that; else the server finds out."""
-    device = "cuda" if service.spec.resources.accelerator else "cpu"
-    if model.format is None or (why := unfit(model.format, device, service.spec.engine, model.uri)) is None:
-        return None
-    return failure(why.class_, why.reason, why.message, remedy=why.remedy)
+def engine_fits(service: LanguageModelService, model: ResolvedModel, settings: Settings) -> Failure | None:
+    """There is an engine for what the model is stored as, where its job has told that; else the server finds out.
+
+    Of what vLLM is to serve nobody else has looked at the folder: it is taken to be of the one form that vLLM reads.
+    """
+    spec = service.spec
+    by_vllm = spec.engine == "VLLM"
+    device, stored = "cuda" if spec.resources.accelerator else "cpu", model.format or ("safetensors" if by_vllm else "")
+    if stored and (why := unfit(stored, device, spec.engine, model.uri, spec.model.task or model.task)):
+        return failure(why.class_, why.reason, why.message, remedy=why.remedy)
+    return vllm.refusal(service, settings) if by_vllm else None
 
 
 def replicas_share_volumes(service: LanguageModelService, observed: Observed) -> Failure | None:

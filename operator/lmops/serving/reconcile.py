@@ -12,6 +12,7 @@ from lmops.jobs.failure import failure
 from lmops.jobs.runs import not_created
 from lmops.plan import Manifest, Observed, Ref, Refusal
 from lmops.plan import Plan as AnyPlan
+from lmops.serving import vllm
 from lmops.serving.exposure import Exposure, exposure
 from lmops.serving.figures import FRESH, Traffic, traffic
 from lmops.serving.following import Choice, chosen, is_same, title
@@ -39,14 +40,15 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
         return _planned(service, Standing("Pending", choice.reason, choice.message, moves=True), choice, now)
     wanted, child = inferenceservice(service, choice.model, settings), observed.children.get(ref(service))
     pods = Pods.of(service, observed, revision_of(wanted))
-    if why := refusal(service, choice.model, observed):
+    if why := refusal(service, choice.model, observed, settings):
         again = UNHEARD if why.class_ == "Volume" else None  # nobody says that there is another claim
         return _planned(service, _refused(why, pods.ready > 0), choice, now, again=again, replicas=pods.report())
     if withheld := observed.refused.get(ref(service)):
         standing = _withheld(withheld, answers=pods.ready > 0)
         return _planned(service, standing, choice, now, apply=(wanted,), replicas=pods.report())
-    monitors, inside = monitoring(service, observed, settings), url(child)
-    entrance = exposure(service, observed, inside)
+    by_vllm, inside = vllm.serves(service, choice.model, settings), url(child)
+    monitors = monitoring(service, observed, settings, by_vllm)
+    entrance = exposure(service, observed, inside, vllm.GUARDED if by_vllm and service.spec.api_keys else "/")
     why = pods.failure(now) or _unmade(service, observed, pods, now)
     rollout = _rollout(service, choice.model, revision_of(wanted), pods, why, now)
     rollout = rollout.model_copy(update={"gate": step.report})
@@ -59,6 +61,7 @@ def reconcile(service: LanguageModelService, observed: Observed, now: datetime, 
         apply=(*writing(wanted, child), *monitors.apply, *entrance.apply),
         monitors=monitors,
         entrance=entrance,
+        differs=vllm.differs(service) if by_vllm else "",
         again=_soonest(pods.patience(now) if pods.new else UNHEARD, step.again, FRESH if pods.ready else None),
         heard=traffic(pods.told(observed), service.spec.monitoring.drift),
         rollout=rollout,
@@ -94,9 +97,10 @@ def _planned(
     monitors: Monitoring | None = None,
     entrance: Exposure | None = None,
     heard: Traffic | None = None,
+    differs: str | None = None,
     **changes: object,
 ) -> Plan:
-    new = told(service, standing, choice, now, monitors, entrance, heard, **changes)
+    new = told(service, standing, choice, now, monitors, entrance, heard, differs, **changes)
     waits = UNHEARD if not choice.follows else None
     return Plan(status=new, apply=apply, events=tuple(news(service, new)), again=_soonest(again, waits))
 

@@ -21,6 +21,7 @@ Truth = Literal["True", "False", "Unknown"]
 TOLD_ELSEWHERE = ("Newest", "Gating", "GateFailed")
 """What is no news of what a service follows, or told by the gate itself."""
 UNTOLD = "DriftUnavailable"
+DIFFERS = "EngineDiffers"
 REMEMBERED = 10
 """How many models a service remembers, so that `model.digest` leads back to them."""
 
@@ -48,6 +49,7 @@ def told(
     monitors: Monitoring | None = None,
     entrance: Exposure | None = None,
     heard: Traffic | None = None,
+    differs: str | None = None,
     **changes: Any,
 ) -> LanguageModelServiceStatus:
     """The whole new status: the standing told in conditions, the changes, and everything else as it was."""
@@ -60,6 +62,7 @@ def told(
             "conditions": [
                 *_conditions(service, standing, choice, monitors, entrance, now),
                 *_drift(service, heard, now),
+                *_engine(service, differs, now),
             ],
             "observed_generation": service.metadata.generation,
             "display": _display(new, standing),
@@ -182,6 +185,14 @@ def _drift(service: LanguageModelService, heard: Traffic | None, now: datetime) 
     """Whether drift can be told; as long as nobody answers it stays as it was."""
     before = next((each for each in service.status.conditions if each.type == UNTOLD), None)
     return [_condition(service, before, UNTOLD, *heard.drift, now)] if heard else [before] if before else []
+
+
+def _engine(service: LanguageModelService, differs: str | None, now: datetime) -> list[Condition]:
+    """What its engine makes otherwise than the spec says; as long as it is not served it stays as it was."""
+    before = next((each for each in service.status.conditions if each.type == DIFFERS), None)
+    if differs is None:
+        return [before] if before else []
+    return [_condition(service, before, DIFFERS, "True", "ServedByVLLM", differs, now)] if differs else []
 
 
 def _condition(
