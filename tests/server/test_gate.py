@@ -31,18 +31,31 @@ def stand_in(
 ) -> Iterator[str]:
     """A server that answers each text so, after so long."""
 
+    def answer(path: str, authorization: str | None, body: dict[str, Any] | None) -> Answer:
+        if body is None:
+            return 200, {"properties": {"task": task}}
+        if key and authorization != f"Bearer {key}":
+            return 401, {}
+        time.sleep(seconds)
+        return answers(body.get("input") or body.get("prompt"))  # type: ignore[arg-type]
+
+    with listening(answer) as url:
+        yield url
+
+
+@contextmanager
+def listening(answer: Callable[[str, str | None, dict[str, Any] | None], Answer]) -> Iterator[str]:
+    """A server that answers a path, a key and a body so; without a body it was only looked at."""
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self.tell(200, {"properties": {"task": task}})
+            self.tell(*answer(self.path, self.headers.get("Authorization"), None))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if key and self.headers.get("Authorization") != f"Bearer {key}":
-                return self.tell(401, {})
-            time.sleep(seconds)
-            return self.tell(*answers(body.get("input") or body.get("prompt")))
+            self.tell(*answer(self.path, self.headers.get("Authorization"), body))
 
         def tell(self, status: int, told: dict[str, Any]) -> None:
             body = json.dumps(told).encode()
@@ -85,6 +98,55 @@ def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nobody waits a minute here for a server that is not there."""
     monkeypatch.setattr(gates, "PATIENCE", 1.0)
     monkeypatch.setenv("LMOPS_SCRATCH", str(tmp_path))
+
+
+@contextmanager
+def vllm(tokens: str, key: str = "", owner: str = "vllm") -> Iterator[str]:
+    """A server that answers as vLLM 0.32 does: OpenAI's routes alone, and a list of models where ours has a page."""
+
+    def answer(path: str, authorization: str | None, body: dict[str, Any] | None) -> Answer:
+        if key and authorization != f"Bearer {key}":
+            return 401, {"error": "Unauthorized"}
+        if path == "/v1/models":
+            return 200, {"object": "list", "data": [{"id": served.NAME, "object": "model", "owned_by": owner}]}
+        if path != "/v1/completions" or body is None:
+            return 404, {"detail": "Not Found"}
+        return 200, {"choices": [{"index": 0, "text": tokens, "logprobs": {"tokens": tokens.split()}}]}
+
+    with listening(answer) as url:
+        yield url
+
+
+def test_two_of_vllm_are_asked_by_the_routes_that_it_has():
+    with vllm("a b c d") as running, vllm("a b c e") as candidate:
+        figures = compared(running, candidate)
+
+    assert (figures.task, figures.error_ratio, figures.agreement) == ("CausalLM", 0.0, 0.75)
+
+
+def test_one_of_ours_and_one_of_vllm_are_compared():
+    def writes(text: str) -> Answer:
+        return 200, {"choices": [{"logprobs": {"tokens": ["a", "b"]}}]}
+
+    with stand_in(writes, task="CausalLM") as running, vllm("a b") as candidate:
+        assert compared(running, candidate).agreement == 1.0
+
+
+def test_one_of_vllm_wants_the_key_for_the_list_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a").write_text("k")
+    monkeypatch.setenv("LMOPS_API_KEYS", str(tmp_path))
+    with vllm("a b", key="k") as running, vllm("a b", key="k") as candidate:
+        assert compared(running, candidate).error_ratio == 0.0
+
+
+def test_a_list_of_somebody_elses_models_is_no_answer():
+    with stand_in(labelled("good")) as running, vllm("a", owner="somebody") as candidate:
+        figures = compared(running, candidate)
+
+    assert (figures.error_ratio, figures.fault) == (
+        1.0,
+        f'/v2/models/{served.NAME} answered 404: {{"detail": "Not Found"}}',
+    )
 
 
 def test_two_that_answer_alike_agree():
