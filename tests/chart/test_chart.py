@@ -263,6 +263,14 @@ def test_each_setting_is_a_value_or_made_by_the_chart():
     }
 
 
+def test_vllm_can_be_left_out_and_has_to_be_named_with_its_tag(tmp_path: Path):
+    assert settings(helm.rendered({"images": {"vllm": ""}}), tmp_path).vllm_image == ""
+    schema = yaml.safe_load((helm.CHART / "values.schema.json").read_text())["properties"]["images"]["properties"]
+    for image in ("vllm/vllm-openai", "registry.example.com:5000/vllm-openai"):  # this chart's version is not its tag
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(image, schema["vllm"])
+
+
 def test_on_openshift_no_pod_asks_for_a_user_id(tmp_path: Path):
     assert settings(helm.rendered(VALUES["OpenShift"]), tmp_path).user is None
     assert settings(helm.rendered(), tmp_path).user == 1000

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from lmops.api.slo import Drift
 from lmops.figures import Figures
 from lmops.plan import Manifest
 from lmops.serving.figures import FRESH, traffic
+from lmops.serving.inferenceservice import ENGINE
+from lmops.serving.vllm import UNTOLD
 from lmops.trimming import trimmed
 from serving.builders import A, after, child, holds, job, kept, pod, service, serving, told
 
@@ -156,6 +159,22 @@ def test_a_pod_that_serves_is_asked_once_in_a_while(answer: str, expected: dict[
             for _ in range(3):
                 assert await figures.of([at("127.0.0.1"), at("127.0.0.1", "starts", ready=False)]) == expected
             assert asked == ["/stats"]
+
+    asyncio.run(run())
+
+
+def test_a_replica_of_vllm_is_looked_at_twice_as_it_only_counts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lmops.figures.FRESH", 0.5)
+    pods = [at("127.0.0.1")]
+    pods[0]["metadata"]["labels"][ENGINE] = "VLLM"
+
+    async def run() -> None:
+        async with answering((Path(__file__).parent / "vllm-0.32.metrics").read_text()) as (port, asked):
+            figures = Figures(port)
+            assert await figures.of(pods) == {}
+            await asyncio.sleep(0.6)
+            found = (await figures.of(pods))["p"]
+            assert (asked, found["requests"], found["drift"]) == (["/metrics"] * 2, 0, {"unavailable": UNTOLD})
 
     asyncio.run(run())
 

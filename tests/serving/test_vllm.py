@@ -184,8 +184,9 @@ def test_what_asks_for_no_key_is_reached_from_nowhere_outside():
         ({**GPU, "requestLog": {"uri": "pvc://logs/a"}}, trained(), False),
         ({**GPU, "limits": {"timeoutSeconds": 10}}, trained(), False),
         ({**GPU, "engine": "Transformers"}, trained(), False),
+        ({**GPU, "model": {**TRAINED["model"], "task": "FeatureExtraction"}}, trained(), False),
     ],
-    ids=["writes, on a GPU", "without one", "another task", "a log", "a time", "ours is wanted"],
+    ids=["writes, on a GPU", "without one", "another task", "a log", "a time", "ours is wanted", "its embeddings"],
 )
 def test_auto_takes_it_where_nothing_speaks_against_it(spec: dict[str, Any], source: Manifest, by_vllm: bool):
     of = service(**{**TRAINED, **spec})
