@@ -284,6 +284,8 @@ def test_what_it_makes_otherwise_is_a_condition():
     assert ("inputTokens" in differs(of), "/invocations" in differs(of)) == (False, False)
     more = differs(service(**VLLM, **KEYS, limits={"inputTokens": 9}))
     assert ("inputTokens" in more, "/invocations" in more) == (True, True)
+    by_gateway = differs(service(**VLLM, expose={"host": "gpt2.example.com", "gateway": {"name": "web"}}))
+    assert ("any time" in differs(of), "any time" in by_gateway) == (True, False)
     ours = serving(A)
     assert "EngineDiffers" not in holds(after(ours, job(A), child(ours, A), pod(ours, A)))
 

@@ -70,7 +70,8 @@ def differs(service: LanguageModelService) -> str:
     said = [
         "generation.maxNewTokens is also the most that may be asked for, and completions that ask for none get 16.",
         *(["limits.inputTokens bounds an input and its answer together."] if spec.limits.input_tokens else []),
-        "Bodies of any length are read, answers may take any time, and a full queue is answered with 503.",
+        *([] if spec.expose and spec.expose.gateway else ["Answers may take any time."]),
+        "Bodies of any length are read, and a full queue is answered with 503.",
         *([KEYLESS] if spec.api_keys else []),
         "Files are not held against their digest, there is no page, and of KServe's protocols none is spoken.",
     ]
