@@ -137,7 +137,7 @@ def _unseen(metric: str, original: Answers, compressed: Answers, names: list[str
             np.count_nonzero((np.stack([original.labels, original.told, compressed.told]) == number).any(axis=0))
         )
     share = exact(0, rows, confidence)[1]
-    return 2 * share if metric == "mcc" else share  # which runs from -1 to 1
+    return 2 * share if metric == "mcc" else share  # mcc runs from -1 to 1
 
 
 def _around(found: Interval, low: float, high: float) -> Interval:
