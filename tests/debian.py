@@ -13,6 +13,8 @@ from typing import NoReturn
 
 import pytest
 
+from cluster.builds import alone
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmops"
 
 
@@ -24,7 +26,11 @@ def unpacked(name: str, packages: tuple[str, ...], untested: str, whole: bool = 
         return folder
     if shutil.which("apt-get") is None:
         absent(untested, packages, "this is no Debian")
-    CACHE.mkdir(parents=True, exist_ok=True)
+    with alone():  # apt-get refuses to run twice at a time
+        return folder if folder.exists() else _unpack(folder, packages, untested, whole)
+
+
+def _unpack(folder: Path, packages: tuple[str, ...], untested: str, whole: bool) -> Path:
     with tempfile.TemporaryDirectory(dir=CACHE) as unfinished:
         if _fetched(unfinished, packages, whole):
             if os.geteuid() != 0:
@@ -35,8 +41,7 @@ def unpacked(name: str, packages: tuple[str, ...], untested: str, whole: bool = 
         target = Path(unfinished) / "unpacked"
         for package in Path(unfinished).glob("*.deb"):
             subprocess.run(["dpkg-deb", "--extract", package, target], check=True)
-        if not folder.exists():  # another run may have been faster
-            target.rename(folder)
+        target.rename(folder)
     return folder
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import image
-from cluster.builds import MissingError, Say, program
+from cluster.builds import MissingError, Say, alone, program
 from cluster.controlplane import ControlPlane
 from cluster.namespaces import CGROUPS, Machine, machine
 from cluster.processes import Daemons
@@ -118,11 +118,14 @@ def require(say: Say = print) -> None:
         return
     if shutil.which("apt-get") is None:
         raise MissingError(f"{', '.join(missing)}: not installed, and this is no Debian")
-    say(f"installing {', '.join(missing)}")
-    for command in (["update", "-qq"], ["install", "-qq", "-y", "--no-install-recommends", *missing]):
-        done = subprocess.run(["apt-get", *command], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise MissingError(f"apt-get {' '.join(command)} said: {done.stderr.strip()[-500:]}")
+    with alone():  # apt-get refuses to run twice at a time
+        if all(Path(file).exists() for file in PACKAGES):
+            return
+        say(f"installing {', '.join(missing)}")
+        for command in (["update", "-qq"], ["install", "-qq", "-y", "--no-install-recommends", *missing]):
+            done = subprocess.run(["apt-get", *command], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise MissingError(f"apt-get {' '.join(command)} said: {done.stderr.strip()[-500:]}")
 
 
 def _kubelet(machine: Machine) -> dict[str, Any]:
