@@ -52,7 +52,7 @@ bench-compression: .venv/dev
 
 bench-serving: .venv/dev
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews gpt2
-	PYTHONPATH=tests LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/serving.py
+	PYTHONPATH=tests LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/serving.py $(ARGS)
 
 bench-operator: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m bench.operator
