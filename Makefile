@@ -7,7 +7,7 @@ VOLUMES := $(CACHE)/volumes
 BIN := .venv/bin
 LOCKS := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 
-.PHONY: demo test lint crds bench bench-training bench-pruning bench-compression bench-operator bench-serving locks clean
+.PHONY: demo test lint crds bench bench-training bench-pruning bench-compression bench-operator bench-serving bench-room locks clean
 
 demo: .venv/laptop
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews
@@ -35,7 +35,7 @@ crds: .venv/dev
 	$(BIN)/python charts/schema.py
 
 # `make bench BENCH=operator` runs that one only.
-BENCH ?= training operator pruning compression serving
+BENCH ?= training operator pruning compression serving room
 bench: $(addprefix bench-,$(BENCH))
 
 bench-training: .venv/dev
@@ -53,6 +53,10 @@ bench-compression: .venv/dev
 bench-serving: .venv/dev
 	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews gpt2
 	PYTHONPATH=tests LMOPS_TEST_VOLUMES=$(VOLUMES) $(BIN)/python tests/bench/serving.py $(ARGS)
+
+bench-room: .venv/dev
+	@$(BIN)/python examples/fetch.py $(VOLUMES) reviews
+	LMOPS_TEST_VOLUMES=$(VOLUMES) PYTHONPATH=tests $(BIN)/python tests/bench/room.py $(ARGS)
 
 bench-operator: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m bench.operator
