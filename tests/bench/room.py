@@ -63,7 +63,7 @@ def taken(source: Source, name: str, target: Path) -> Taken:
     """Compresses in this process, which has done nothing before."""
     _, calibration = subjects.minilm(target.parent)
     step = Step.model_validate(METHODS[name])
-    run = compression.document(compression.CASES["MiniLM (reviews)"], source.uri, 1, None)
+    run = compression.document(compression.CASES["MiniLM (reviews)"], source.uri, 5, None)
     imported, began = _memory("VmRSS"), time.monotonic()
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
     applied(run, source, [step], lambda: calibration, target, lambda _: None)

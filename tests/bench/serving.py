@@ -302,7 +302,7 @@ def routes(uri: str, texts: Sequence[str], root: Path, chosen: argparse.Namespac
 
 def int8(uri: str, root: Path) -> str:
     """The URI of the model as int8."""
-    run = compression.document(compression.CASES["MiniLM (reviews)"], uri, 1, None)
+    run = compression.document(compression.CASES["MiniLM (reviews)"], uri, 5, None)
     source, folder = Source.open(run), root / "work" / "int8"
     step = Step.model_validate({"quantize": {"method": "Dynamic"}})
     applied(run, source, [step], lambda: rows.calibration(run, source), folder, lambda _: None)
@@ -339,7 +339,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lmops-bench-") as temporary:
         for name, case in compression.CASES.items():
             root = (chosen.models or Path(temporary)) / case.example
-            uri = compression.trained(case, volumes, root, chosen.steps)
+            uri = training.trained(case.example, volumes, root, chosen.steps or case.steps)
             os.environ["LMOPS_VOLUMES"] = str(root)
             folder = root / uri.removeprefix("pvc://")
             if case.example == "reviews":
