@@ -148,9 +148,8 @@ class Metrics(Observer[Key]):
         for _, key, standing in sorted(troubled, reverse=True)[:MOST]:
             self.troubles.labels(key.kind, key.namespace, key.name, standing.phase, standing.reason).set(1)
         self.refusals.clear()
-        for _, key, standing in sorted(((s.refused, k, s) for k, s in known if s.refused >= since), reverse=True)[
-            :MOST
-        ]:
+        refused = [(s.refused, k, s) for k, s in known if s.refused >= since]
+        for _, key, standing in sorted(refused, reverse=True)[:MOST]:
             self.refusals.labels(key.namespace, key.name, standing.refusal).set(1)
         self.uses.clear()
         using = [(s.accelerator_use, k) for k, s in known if s.phase == TRAINS and s.accelerator_use is not None]

@@ -55,20 +55,20 @@ def _answers(target: str) -> tuple[Panel, ...]:
     )
 
 
+def _inputs(target: str) -> tuple[Curve, ...]:
+    return (
+        Curve(f"sum(lmops_inputs_working{{{target}}})", "taken on"),
+        Curve(f"sum(lmops_inputs_waiting{{{target}}})", "waiting"),
+    )
+
+
 def _of_vllm(target: str) -> tuple[Panel, ...]:
     """What replicas of vLLM do: what has no name of ours stands under its own."""
     hits, asked = (
         f"sum(rate(vllm:prefix_cache_{what}_total{{{target}}}[$__rate_interval]))" for what in ("hits", "queries")
     )
     return (
-        Panel(
-            "Inputs",
-            "short",
-            (
-                Curve(f"sum(lmops_inputs_working{{{target}}})", "taken on"),
-                Curve(f"sum(lmops_inputs_waiting{{{target}}})", "waiting"),
-            ),
-        ),
+        Panel("Inputs", "short", _inputs(target)),
         Panel("Cache of keys and values", "percentunit", (Curve(f"vllm:kv_cache_usage_perc{{{target}}}", "{{pod}}"),)),
         Panel("Prompts found in the cache", "percentunit", (Curve(f"{hits} / {asked}", "of their tokens"),)),
         Panel(
@@ -87,15 +87,7 @@ def _of_vllm(target: str) -> tuple[Panel, ...]:
 def _of_ours(target: str) -> tuple[Panel, ...]:
     """What replicas of our own server do, and how far their inputs have drifted."""
     return (
-        Panel(
-            "Inputs",
-            "short",
-            (
-                Curve(f"sum(lmops_inputs_working{{{target}}})", "taken on"),
-                Curve(f"sum(lmops_inputs_waiting{{{target}}})", "waiting"),
-                Curve(f"sum(lmops_inputs_most{{{target}}})", "at most"),
-            ),
-        ),
+        Panel("Inputs", "short", (*_inputs(target), Curve(f"sum(lmops_inputs_most{{{target}}})", "at most"))),
         Panel("Inputs in one pass", "short", _quantiles("lmops_batch_rows", target)),
         Panel("Requests under way", "short", (Curve(f"lmops_requests_in_flight{{{target}}}", "{{pod}}"),)),
         Panel("Memory", "bytes", (Curve(f"process_resident_memory_bytes{{{target}}}", "{{pod}}"),)),
