@@ -6,6 +6,8 @@ whole model several times over.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -14,15 +16,22 @@ from lmops.api.compressionreport import Change
 from lmops_compressor.graph import constant, replace, tables
 from lmops_compressor.methods import unchanged
 
+Array = np.ndarray[Any, Any]
+Number = np.number[Any]
 Parts = tuple[ir.Value, ir.Value, ir.Value]
 """A tensor in int8: its values, scales and zero points."""
 
 
-def quantized_weight(graph: ir.Graph, weight: ir.Value, axis: int = 1) -> Parts:
-    """The weight of a layer ([inputs, outputs]) with a scale per output, or a table with one per row (axis 0)."""
+def quantized_weight(graph: ir.Graph, weight: ir.Value, axis: int = 1, times: Array | None = None) -> Parts:
+    """The weight of a layer ([inputs, outputs]) with a scale per output, or a table with one per row (axis 0).
+
+    `times`, [inputs]: what the inputs were divided by.
+    """
     name = weight.name
     assert weight.const_value is not None
     values = weight.const_value.numpy()
+    if times is not None:
+        values = values * times[:, None]
     scales = np.maximum(np.abs(values).max(1 - axis), np.finfo(np.float32).tiny) / np.float32(127)
     steps = np.rint(values / np.expand_dims(scales, 1 - axis)).astype(np.int8)
     return (
@@ -30,6 +39,30 @@ def quantized_weight(graph: ir.Graph, weight: ir.Value, axis: int = 1) -> Parts:
         constant(graph, f"{name}_scale", ir.tensor(scales.astype(np.float32))),
         constant(graph, f"{name}_zero_point", ir.tensor(np.zeros(len(scales), np.int8))),
     )
+
+
+def through(graph: ir.Graph, before: ir.Node, given: ir.Value, name: str, affine: tuple[Number, Number]) -> ir.Value:
+    """An activation that has gone through int8, with this scale and zero point, which are called after `name`."""
+    parts = zip(("scale", "zero_point"), affine, strict=True)
+    constants = [constant(graph, f"{name}_{part}", ir.tensor(value)) for part, value in parts]
+    steps = ir.node("QuantizeLinear", [given, *constants])
+    floats = ir.node("DequantizeLinear", [steps.outputs[0], *constants])
+    graph.insert_before(before, [steps, floats])
+    return floats.outputs[0]
+
+
+def dequantized_product(
+    graph: ir.Graph, node: ir.Node, given: ir.Value, times: Array | None = None
+) -> tuple[ir.Node, ir.Node]:
+    """The nodes that multiply what has gone through int8 by the layer's weight in int8: the runtime makes one of them.
+
+    `times`, [inputs]: what the inputs were divided by.
+    """
+    weight = node.inputs[1]
+    assert weight is not None
+    parts = quantized_weight(graph, weight, times=times)
+    floats = ir.node("DequantizeLinear", parts, {"axis": 1}, name=f"{weight.name}_dequantize")
+    return floats, ir.node("MatMul", [given, floats.outputs[0]], name=f"{node.name}_int8")
 
 
 def quantize_tables(graph: ir.Graph) -> int:

@@ -18,8 +18,8 @@ ROWS = 64
 """The most rows of a pass."""
 PLACED = 8
 """Of how many rows of a pass one is told where it lies: the oldest first."""
-QUANTIZER = "DynamicQuantizeLinear"
-"""What makes a graph's scale of 8 bits depend on all rows of a batch."""
+QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
+"""What makes 8 bits of activations; the second by one scale for all rows of a batch."""
 
 
 class Example(NamedTuple):
@@ -95,8 +95,8 @@ class _Module:
 class _Graph:
     """A graph of ONNX Runtime.
 
-    Where it makes 8 bits of a batch by one scale, rows go through it one by one, as many at once as there are
-    processors: the answer to a text must not depend on what others ask, and such graphs gain nothing by batches.
+    Where it computes in 8 bits, rows go through it one by one, as many at once as there are processors: such graphs
+    gain nothing by batches, and where there is one scale for a batch, an answer would depend on what others ask.
     """
 
     embeds = False
@@ -105,7 +105,7 @@ class _Graph:
     def __init__(self, opened: Opened, threads: int, pad: int, mask: int | None) -> None:
         from lmops_compressor.runners.onnx import OnnxRunner
 
-        self._alone = _holds(opened, QUANTIZER)
+        self._alone = _holds(opened, QUANTIZERS)
         self._runner = OnnxRunner(opened.folder, 1 if self._alone else threads)
         self._pad, self._mask = pad, mask
         self.workers = threads if self._alone else 1
@@ -152,9 +152,9 @@ def _special(opened: Opened) -> tuple[int, int | None]:
     return int(pad or 0), tokenizer.mask_token_id
 
 
-def _holds(opened: Opened, operator: str) -> bool:
-    """Whether the graph has a node of this kind; its weights are not read."""
+def _holds(opened: Opened, operators: set[str]) -> bool:
+    """Whether the graph has a node of these kinds; its weights are not read."""
     import onnx
 
     graph = onnx.load(next(opened.folder.glob("*.onnx")), load_external_data=False).graph
-    return any(node.op_type == operator for node in graph.node)
+    return any(node.op_type in operators for node in graph.node)

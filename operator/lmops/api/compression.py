@@ -92,7 +92,7 @@ class Quantize(Model):
     )
 
     method: QuantizeMethod
-    """Dynamic: int8 weights, activations as they come (ONNX Runtime). Static: int8 with ranges from calibration (ONNX Runtime). Mobile: an int8 ExecuTorch program. MixedPrecision: bits by layer, as sensitive as each was measured. WeightOnly: int4 or int8 in groups (ONNX Runtime). FP8: for serving on GPUs."""
+    """Dynamic: int8 weights, activations as they come, token by token (ONNX Runtime). Static: int8 with ranges from calibration, channel by channel (ONNX Runtime). Mobile: an int8 ExecuTorch program. MixedPrecision: bits by layer, as sensitive as each was measured. WeightOnly: int4 or int8 in groups (ONNX Runtime). FP8: for serving on GPUs."""
     bits: Annotated[float, Field(ge=2, le=16)] | None = None
     """Bits of a weight: 4 or 8 for WeightOnly, the average over all layers for MixedPrecision. Default: 4 and 6."""
     group_size: Literal[16, 32, 64, 128, 256] | None = None

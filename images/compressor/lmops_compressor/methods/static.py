@@ -1,8 +1,15 @@
-"""Static: int8 weights, and activations in int8 with the range that calibration has seen (ONNX Runtime)."""
+"""Static: int8 weights, and activations in int8 with the ranges that calibration has seen (ONNX Runtime).
+
+A few channels of an activation are many times larger than all others, and one range for all leaves these few bits.
+So each channel is divided by its largest value first, by which its weights are multiplied: SmoothQuant (Xiao et al.
+2022) with alpha 1, by which all of the difficulty goes to the weights. There it is little, for each output has its own
+scale. A channel below the median is given the median's room, for few rows tell little of it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -11,14 +18,36 @@ import torch
 from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
 from lmops_compressor import graph
-from lmops_compressor.int8 import counted, quantize_tables, quantized_weight
+from lmops_compressor.int8 import Array, counted, dequantized_product, quantize_tables, through
 from lmops_compressor.methods import Subject, Tell, quantizable
 from lmops_compressor.rows import Draw, Rows
 from lmops_compressor.runners.onnx import OnnxRunner
 from lmops_trainer.failures import Refusal
 
-Range = tuple[float, float]
 REDUCED = ("ReduceMin", "ReduceMax")
+TINY = np.finfo(np.float32).tiny
+TOKENS = 1024
+"""Padded tokens of a batch: what flows through a graph is as large as its weights soon."""
+Divided = tuple[ir.Value, Array | None]
+"""An activation that has gone through int8, and what each of its channels was divided by."""
+
+
+class Range(NamedTuple):
+    """Of an activation: the least and the greatest that each of its channels has been."""
+
+    low: Array
+    high: Array
+
+    def sizes(self) -> Array:
+        """What each channel is divided by: its largest value, or the median of all channels' where that is more."""
+        largest = np.maximum(np.abs(self.low), np.abs(self.high))
+        return np.maximum(largest, max(np.median(largest), TINY)).astype(np.float32)
+
+    def affine(self, sizes: Array | float = 1.0) -> tuple[np.float32, np.uint8]:
+        """The scale and the zero point by which 0..255 spans 0 and all channels, divided by their sizes."""
+        low, high = min((self.low / sizes).min(), 0.0), max((self.high / sizes).max(), 0.0)
+        scale = max((high - low) / 255, float(TINY))
+        return np.float32(scale), np.uint8(np.clip(round(-low / scale), 0, 255))
 
 
 def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Tell) -> Change:
@@ -34,74 +63,77 @@ def quantize(subject: Subject, how: Quantize, draw: Draw, target: Path, tell: Te
     with graph.exported(subject, target) as path:
         tell(0.4)
         model = ir.load(path)
-        nodes = [*graph.matmuls(model.graph, names).values(), *graph.heads(model.graph).values()]
-        seen = ranges(
-            path,
-            [str(node.inputs[0].name) for node in nodes if node.inputs[0]],
-            rows,
-            lambda share: tell(0.4 + share / 2),
-        )
+        layers, heads = graph.matmuls(model.graph, names).values(), graph.heads(model.graph).values()
+        read = [str(node.inputs[0].name) for node in (*layers, *heads) if node.inputs[0]]
+        seen = ranges(path, read, rows, lambda share: tell(0.4 + share / 2))
         graph.release()
-        activations: dict[str, ir.Value] = {}
-        for node in nodes:
+        activations: dict[str, Divided] = {}
+        for node in layers:
             _between(model.graph, node, seen, activations)
+        for node in heads:
+            _between(model.graph, node, seen, activations, divide=False)  # the table is for others to look rows up in
         embedded = quantize_tables(model.graph)
         done = graph.write(model, target)
     return counted(how, names, embedded, done.graph)
 
 
 def ranges(path: Path, values: list[str], rows: Rows, tell: Tell) -> dict[str, Range]:
-    """The least and the greatest that each value of the graph has been on these rows, padding included."""
-    model = ir.load(path)
-    by_name = {str(value.name): value for node in model.graph for value in node.outputs}
+    """The least and the greatest that each channel of these values has been on these rows, padding included."""
     probed = list(dict.fromkeys(values))
-    names: list[str] = []
-    for name in probed:
-        for kind in REDUCED:
-            node = ir.node(kind, [by_name[name]], {"keepdims": 0}, name=f"{name}_{kind}")
-            node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = (
-                node.name,
-                by_name[name].type,
-                ir.Shape([]),
-            )
-            names.append(f"{name}_{kind}")
-            model.graph.append(node)
-            model.graph.outputs.append(node.outputs[0])
-    ir.save(model, path)  # the weights stay where they are
-    del model, by_name
-    runner, done = OnnxRunner(path.parent, threads=torch.get_num_threads()), 0
-    lows, highs = np.full(len(probed), np.inf), np.full(len(probed), -np.inf)
-    for chosen, batch in rows.batches():
-        found = np.asarray(runner.outputs({k: v.numpy() for k, v in batch.items()}, names))
-        lows, highs = np.minimum(lows, found[::2]), np.maximum(highs, found[1::2])
+    names = _probe(path, probed)
+    runner, done = OnnxRunner(path.parent, threads=torch.get_num_threads(), lean=True), 0
+    found: list[Array] | None = None
+    for chosen, batch in rows.batches(TOKENS):
+        new = runner.outputs({k: v.numpy() for k, v in batch.items()}, names)
+        pairs = zip(found or new, new, strict=True)
+        found = [(np.maximum if place % 2 else np.minimum)(*pair) for place, pair in enumerate(pairs)]
         done += len(chosen)
         tell(done / len(rows))
-    return dict(zip(probed, zip(lows.tolist(), highs.tolist(), strict=True), strict=True))
+    assert found is not None
+    return {name: Range(*pair) for name, *pair in zip(probed, found[::2], found[1::2], strict=True)}
 
 
-def _between(found: ir.Graph, node: ir.Node, seen: dict[str, Range], activations: dict[str, ir.Value]) -> None:
+def _probe(path: Path, values: list[str]) -> list[str]:
+    """Has the graph give the least and the greatest of each channel of these values too, by the names returned."""
+    model = ir.load(path)
+    by_name = {str(value.name): value for node in model.graph for value in node.outputs}
+    names = []
+    for name in values:
+        value = by_name[name]
+        assert value.shape is not None
+        others = ir.tensor(np.arange(len(value.shape) - 1))
+        axes = graph.constant(model.graph, f"axes_of_{len(value.shape)}", others)
+        for kind in REDUCED:
+            node = ir.node(kind, [value, axes], {"keepdims": 0}, name=f"{name}_{kind}")
+            channels = node.outputs[0]
+            channels.name, channels.type, channels.shape = node.name, value.type, ir.Shape([value.shape[-1]])
+            names.append(str(node.name))
+            model.graph.append(node)
+            model.graph.outputs.append(channels)
+    ir.save(model, path)  # the weights stay where they are
+    return names
+
+
+def _between(
+    found: ir.Graph, node: ir.Node, seen: dict[str, Range], activations: dict[str, Divided], divide: bool = True
+) -> None:
     """The same product, of values that have gone through int8. What several layers read goes through once."""
-    given, weight = node.inputs
+    given = node.inputs[0]
     assert given is not None
-    assert weight is not None
     name = str(given.name)
     if name not in activations:
-        scale, zero = _affine(found, name, seen[name])
-        steps = ir.node("QuantizeLinear", [given, scale, zero], name=f"{name}_quantize")
-        floats = ir.node("DequantizeLinear", [steps.outputs[0], scale, zero], name=f"{name}_dequantize")
-        found.insert_before(node, [steps, floats])
-        activations[name] = floats.outputs[0]
-    parts = quantized_weight(found, weight)
-    floats = ir.node("DequantizeLinear", parts, {"axis": 1}, name=f"{weight.name}_dequantize")
-    product = ir.node("MatMul", [activations[name], floats.outputs[0]], name=f"{node.name}_int8")
-    graph.replace(found, node, [floats, product])
+        sizes = seen[name].sizes() if divide else None
+        activations[name] = _divided(found, node, given, seen[name], sizes), sizes
+    values, sizes = activations[name]
+    graph.replace(found, node, dequantized_product(found, node, values, sizes))
 
 
-def _affine(found: ir.Graph, name: str, seen: Range) -> tuple[ir.Value, ir.Value]:
-    """The scale and the zero point by which 0..255 spans the range and 0 itself."""
-    low, high = min(seen[0], 0.0), max(seen[1], 0.0)
-    scale = max((high - low) / 255, float(np.finfo(np.float32).tiny))
-    return (
-        graph.constant(found, f"{name}_scale", ir.tensor(np.float32(scale))),
-        graph.constant(found, f"{name}_zero_point", ir.tensor(np.uint8(np.clip(round(-low / scale), 0, 255)))),
-    )
+def _divided(found: ir.Graph, before: ir.Node, given: ir.Value, seen: Range, sizes: Array | None) -> ir.Value:
+    """An activation that has gone through int8, each channel divided by its size."""
+    name = str(given.name)
+    if sizes is None:
+        return through(found, before, given, name, seen.affine())
+    factors = graph.constant(found, f"{name}_factors", ir.tensor(1 / sizes))
+    divided = ir.node("Mul", [given, factors])
+    found.insert_before(before, divided)
+    return through(found, before, divided.outputs[0], name, seen.affine(sizes))
