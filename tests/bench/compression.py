@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ import llm_compressor
 import numpy as np
 import onnxruntime
 import torch
+import yaml
 from llm_compressor import Recipe, UnableError
 from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 from table import grid, processors, record
@@ -34,18 +37,21 @@ from torch.export import Dim
 import training
 from environments import AbsentError
 from lmops.api import Compression
-from lmops.api.compression import Step
+from lmops.api.compression import Step, words
 from lmops.api.compressionreport import Interval, Latency
 from lmops_compressor import bootstrap, rows, runners
 from lmops_compressor.comparison import Answers, Scored
 from lmops_compressor.measure import CONFIDENCE, latency, settings, started, workplace
 from lmops_compressor.rows import Rows
+from lmops_compressor.search import searched
 from lmops_compressor.source import Source
 from lmops_compressor.steps import applied
 from lmops_trainer import models
+from lmops_trainer.endings import job_folder
 from lmops_trainer.log import quiet_libraries
 from lmops_trainer.scores import LOWER_IS_BETTER
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PLAIN = "ONNX Runtime fp32"
 """What all others are compared with."""
 SMALLER, FASTER = 3.5, 2.0
@@ -86,6 +92,8 @@ class Case:
     peers: Mapping[str, str] = field(default_factory=dict)
     """Which of theirs is of the same kind as one of ours."""
     by_hand: tuple[str, ...] = ("quantize_dynamic",)
+    search: str = ""
+    """The example whose search goes on from the very model."""
     steps: int | None = None
     """At most, of the training."""
 
@@ -108,6 +116,7 @@ CASES = {
         FOUR_BITS | FLOATS,
         {"WeightOnly, 4 bit, groups of 128": "W4A16, rounded", "FP8": "FP8"},
         ("quantize_dynamic", "quantize_static"),
+        "compress-reviews/search.yaml",
     ),
     "GPT-2 (gpt2)": Case(
         "gpt2", "perplexity", 128, ("Dynamic",),
@@ -144,9 +153,13 @@ class Bench:
     made: dict[str, Path] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What could not be written, and why."""
+    searched: str = ""
+    """Which of them the search has made."""
+    allowed: float = 0.0
+    """By how much its metric may be worse."""
 
     def write(self) -> None:
-        """All of them: first what is compared with, then by hand, then ours, then llm-compressor's."""
+        """All of them: first what is compared with, then by hand, ours, the search's, and llm-compressor's."""
         self.made["transformers fp32"] = self.source.folder
         plain = self._write(PLAIN, lambda folder: exported(self.source, folder))
         calibration = rows.calibration(self.run, self.source)
@@ -160,8 +173,28 @@ class Bench:
                     self.run, self.source, [step], lambda: calibration, folder, lambda _: None
                 ),
             )
+        if self.case.search:
+            self._search(self.case.search)
         for name, recipe in self.case.theirs.items() if self.other else ():
             self._try(name, recipe, calibration)
+
+    def _search(self, example: str) -> None:
+        """What the example's search chooses, which is measured as all others are."""
+        spec = yaml.safe_load((EXAMPLES / example).read_text())["spec"]["search"]
+        run, began = searching(self.run, spec), time.monotonic()
+        try:
+            steps, made, found = searched(run, self.source, self.folder, lambda _: None)
+        finally:
+            shutil.rmtree(job_folder(run), ignore_errors=True)
+        self.searched = f"search: {words(steps)}"
+        self.made[self.searched] = made.folder
+        self.allowed = spec["limits"]["maxQualityDrop"]
+        self.notes.append(
+            f"The search is that of `examples/{example}`, on the calibration rows: {found.tried} of "
+            f"{found.combinations} combinations tried in {time.monotonic() - began:.0f} s. Its goal: smaller than each "
+            "method alone, at most "
+            f"{100 * self.allowed:g} points worse."
+        )
 
     def _try(self, name: str, recipe: Recipe, calibration: Rows) -> None:
         """What it has written, or why it has not: it knows fewer models than ours."""
@@ -270,7 +303,9 @@ def lines(bench: Bench, found: Mapping[str, Measured]) -> Iterator[list[str]]:
         yield [
             name, f"{one.size / 1e6:.1f}", f"{smaller:.2f} x", f"{one.latency.p50_milliseconds:.2f}", f"{faster:.2f} x",
             value, "" if name == PLAIN else spelled(metric, gained), f"{100 * same:.1f} %", f"{one.memory / 1e6:.0f}",
-            goals(smaller, faster, metric, gained) if name in bench.case.int8 else beside(bench, found, name),
+            goals(smaller, faster, metric, gained) if name in bench.case.int8
+            else alone(bench, found, gained) if name == bench.searched
+            else beside(bench, found, name),
         ]  # fmt: skip
 
 
@@ -289,6 +324,13 @@ def beside(bench: Bench, found: Mapping[str, Measured], name: str) -> str:
     return verdict({"size": ours.size <= AS_LARGE * theirs.size, metric: gained.high >= 0})
 
 
+def alone(bench: Bench, found: Mapping[str, Measured], gained: Interval) -> str:
+    """What the search has found beside each of ours by itself."""
+    others = [found[name].size for name in bench.case.ours]
+    is_smaller, is_good = found[bench.searched].size < min(others), gained.value >= -bench.allowed
+    return verdict({"size": is_smaller, bench.case.metric: is_good})
+
+
 def verdict(kept: Mapping[str, bool]) -> str:
     """What is kept of the goals, in a word."""
     missed = [name for name, is_kept in kept.items() if not is_kept]
@@ -301,6 +343,14 @@ def spelled(metric: str, gained: Interval) -> str:
     low, high = sorted(100 * sign * bound for bound in (gained.low, gained.high))
     value = 100 * sign * gained.value + 0.0
     return f"{value:+.2f}{unit} ({low + 0.0:+.2f} to {high + 0.0:+.2f})"
+
+
+def searching(run: Compression, search: dict[str, Any]) -> Compression:
+    """The same job with a search, whose trials are its own."""
+    found = run.model_dump(mode="json", by_alias=True, exclude_none=True)
+    del found["spec"]["steps"]
+    found["spec"]["search"], found["run"]["uid"] = search, uuid.uuid4().hex
+    return Compression.model_validate(found)
 
 
 def document(case: Case, uri: str, repeats: int, limit: int | None) -> Compression:

@@ -265,7 +265,7 @@ def test_a_search_finds_the_smallest_within_the_limits(beside: Apply, reviews: R
     assert (ran.code, ran.status["phase"]) == (0, "Succeeded"), ran.printed
     chosen = [trial["method"] for trial in search["trials"] if trial["outcome"] == "Chosen"]
     assert chosen == [ran.status["report"]["method"]]
-    assert (search["combinations"], search["tried"]) == (6, 3)
+    assert (search["combinations"], search["tried"]) == (9, 3)
 
 
 @pytest.mark.slow
