@@ -17,8 +17,8 @@ def prune(method: str, **how: Any) -> dict[str, Any]:
     return {"prune": {"method": method, **how}}
 
 
-def quantize(method: str) -> dict[str, Any]:
-    return {"quantize": {"method": method}}
+def quantize(method: str, **how: Any) -> dict[str, Any]:
+    return {"quantize": {"method": method, **how}}
 
 
 def search(*places: dict[str, Any], **settings: Any) -> Search:
@@ -65,6 +65,11 @@ def point(
         (
             [{"oneOf": [quantize("Dynamic"), prune("Wanda")]}, {"oneOf": [prune("Neurons"), quantize("Static")]}],
             ["Wanda 50% + Neurons 25%", "Wanda 50% + Static 8 bit"],
+        ),
+        # one can tell them apart
+        (
+            [{"oneOf": [quantize("WeightOnly"), quantize("WeightOnly", groupSize=128)]}],
+            ["WeightOnly 4 bit", "WeightOnly 4 bit g128"],
         ),
         # each once
         (

@@ -121,13 +121,14 @@ class Step(Model):
 
     @property
     def words(self) -> str:
-        """The step as a column shows it: `SparseGPT 2:4`, `Neurons 25%`, `WeightOnly 4 bit`."""
+        """The step as a column shows it: `SparseGPT 2:4`, `Neurons 25%`, `WeightOnly 4 bit`, `WeightOnly 4 bit g128`."""
         if self.prune:
             how = self.prune.pattern or f"{self.prune.share:.0%}"
             heads = f" heads {self.prune.heads:.0%}" if self.prune.heads else ""
             return f"{self.prune.method} {how}{heads}{', recovered' if self.prune.recovery else ''}"
         assert self.quantize
-        return f"{self.quantize.method} {self.quantize.weight_bits:g} bit"
+        group = f" g{self.quantize.group_size}" if self.quantize.group_size else ""
+        return f"{self.quantize.method} {self.quantize.weight_bits:g} bit{group}"
 
 
 Steps = Annotated[list[Step], Field(min_length=1, max_length=8)]
