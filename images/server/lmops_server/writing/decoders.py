@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 
 from lmops_compressor.runners import Array
 from lmops_server.opened import Opened
+from lmops_server.packed import pack
 from lmops_trainer import models
 from lmops_trainer.log import log
 
@@ -55,6 +56,7 @@ def decoder(opened: Opened, threads: int) -> Decoder:
     torch.set_num_threads(threads)
     loaded = models.load(opened.folder, "CausalLM", trust_remote_code=opened.trust_remote_code)
     model: PreTrainedModel = loaded.to(opened.device)  # type: ignore[arg-type]
+    pack(model)
     found = _Together(model, opened.window)
     if found.agrees():
         return found
