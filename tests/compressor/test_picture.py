@@ -46,7 +46,9 @@ def test_a_graph_reads_the_same_rows_and_makes_its_own_of_them(models: Models):
     assert before.confidence is not None
     assert after.confidence.mean == pytest.approx(before.confidence.mean, abs=0.05)
     assert after.confidence != before.confidence  # 8 bits are not 32
-    assert after.embedding is None
+    assert before.embedding is not None
+    assert after.embedding is not None
+    assert 0 < before.embedding.distance(np.asarray(after.embedding.mean)) < 0.1  # in spreads
     name = path(uri).name
     assert fingerprint(path(uri)).short == name  # the digest does not know of it
 

@@ -221,12 +221,6 @@ def test_a_language_model_tells_how_long_prompts_are_and_what_it_cannot_write(tm
     assert (window.placed, found.embedding) == (None, None)
 
 
-def test_a_graph_tells_all_but_embeddings(tmp_path: Path):
-    window = Drift(picture(), opened(tmp_path, engine="ONNX"), unknown=None)
-
-    assert window.placed is None
-
-
 def test_classes_of_other_names_are_not_compared(tmp_path: Path):
     window = Drift(picture(), opened(tmp_path, labels=["bad", "good"]), unknown=None)
     window.read([[1, 2]] * LEAST)

@@ -7,9 +7,13 @@ import struct
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 import served
+from lmops_compressor.runners import Array
+from lmops_server.encoders import Example, encoder
+from lmops_server.opened import Opened
 from lmops_trainer import models
 from served import NAME, Server, Volumes
 from volumes import raw
@@ -98,7 +102,6 @@ def test_a_graph_in_int8_answers_the_same_in_any_company(
     with served.serving(volumes, served.document(reviews_int8), tmp_path) as server, server.client() as http:
         alone = [http.post("/v1/classify", json={"input": text}).json()["data"][0] for text in texts]
         together = http.post("/v1/classify", json={"input": texts}).json()["data"]
-        embeddings = http.post("/v1/embeddings", json={"model": NAME, "input": "x"})
         engine = http.get("/passport").json()["engine"]
     with classifier.client() as http:
         whole = http.post("/v1/classify", json={"input": texts}).json()["data"]
@@ -106,7 +109,26 @@ def test_a_graph_in_int8_answers_the_same_in_any_company(
     assert engine == {"name": "ONNX", "artefact": "onnx", "device": "cpu"}
     assert [one["probabilities"] for one in together] == [one["probabilities"] for one in alone]
     assert sum(a["label"] == b["label"] for a, b in zip(together, whole, strict=True)) >= 28
-    assert (embeddings.status_code, "embeddings" in embeddings.json()["error"]["message"]) == (400, True)
+
+
+def test_a_graph_in_int8_embeds_and_tells_where_inputs_lie(
+    volumes: Volumes, reviews_int8: str, tmp_path: Path, classifier: Server, monkeypatch: pytest.MonkeyPatch
+):
+    texts = snippets(32)
+    asked = {"model": NAME, "input": texts}
+    with served.serving(volumes, served.document(reviews_int8), tmp_path) as server, server.client() as http:
+        embedded = http.post("/v1/embeddings", json=asked).json()["data"]
+    with classifier.client() as http:
+        whole = http.post("/v1/embeddings", json=asked).json()["data"]
+
+    found, wanted = (np.asarray([one["embedding"] for one in each]) for each in (embedded, whole))
+    assert (found * wanted).sum(-1).min() > 0.95  # vectors of length 1
+    assert (found * np.roll(wanted, 1, axis=0)).sum(-1).mean() < 0.9  # and not all the same
+    monkeypatch.setenv("LMOPS_VOLUMES", str(volumes.root))
+    graph, places = encoder(Opened.open(served.document(reviews_int8)), 1), list[Array]()
+    graph.placed = places.append
+    graph([Example([101, 2307, 102], None)])
+    assert [place.shape for place in places] == [found[0].shape]
 
 
 def test_masks_are_filled(volumes: Volumes, masked: str, tmp_path: Path):

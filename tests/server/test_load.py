@@ -21,7 +21,7 @@ from served import Server, Volumes
 CLIENTS, SECONDS = 1000, float(os.environ.get("LMOPS_TEST_LOAD_SECONDS", "60"))
 QUEUE = 256
 FEW = 0.03
-"""By how much a probability may differ where an input shares its pass with others: int8 has one scale for all."""
+"""By how much a probability may differ where an input shares its pass with others."""
 MORE = 1.1
 """What the memory may grow by between a time after the start and the end."""
 

@@ -21,6 +21,7 @@ from torch.export import Dim
 from transformers import DynamicCache, PreTrainedModel
 
 from lmops_compressor.linearize import delinearize, linearize
+from lmops_compressor.runners.onnx import HIDDEN
 from lmops_trainer import models
 from lmops_trainer.failures import Refusal
 from lmops_trainer.heads import removed
@@ -36,8 +37,9 @@ def export(model: PreTrainedModel, task: str, folder: Path) -> Path:
     """Writes the graph, its weights beside it, and returns its path; the model is as it was afterwards.
 
     Inputs are `input_ids` and `attention_mask` (and `token_type_ids` where the model has them), int64 of any [rows,
-    length]; the output is `logits`. A CausalLM also takes `past_key_values.N.key` and `.value`, [rows, heads, past,
-    width], which may be empty, and gives `present.N.key` and `.value`; its mask is over past and present.
+    length]; the outputs are `logits` and, of an encoder, `hidden`, its last hidden state. A CausalLM also takes
+    `past_key_values.N.key` and `.value`, [rows, heads, past, width], which may be empty, and gives `present.N.key` and
+    `.value`; its mask is over past and present.
     """
     attention = model.config._attn_implementation
     linearize(model, views=True).set_attn_implementation("eager")
@@ -71,14 +73,15 @@ def finish(model: ir.Model) -> None:
 
 
 class _Encoder(nn.Module):
-    """A model with one output, and the mask as attention adds it: transformers' own traces into far more nodes."""
+    """A model with its scores and its last hidden state, and the mask as attention adds it: the model's own way of
+    making that traces into far more nodes."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
         known = models.inputs(model)
         self.inputs = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in known]
-        self.outputs = ["logits"]
+        self.outputs = ["logits", HIDDEN]
 
     def example(self) -> tuple[list[torch.Tensor], list[dict[int, str]]]:
         """Tensors to trace with, and the names of their dimensions."""
@@ -88,7 +91,12 @@ class _Encoder(nn.Module):
     def forward(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
         given = dict(zip(self.inputs, values, strict=True))
         given["attention_mask"] = _added(given["attention_mask"][:, None, None, :] > 0)
-        return [self.model(**given).logits]
+        hidden: list[torch.Tensor] = []
+        hook = self.model.base_model.register_forward_hook(lambda _, __, output: hidden.append(output[0]))
+        try:
+            return [self.model(**given).logits, hidden[0]]
+        finally:
+            hook.remove()
 
 
 class _Decoder(nn.Module):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import torch
 
 from lmops_compressor.comparison import Answers
 from lmops_compressor.rows import Rows
-from lmops_compressor.runners import format_of
+from lmops_compressor.runners import Array, format_of
+from lmops_compressor.runners.onnx import HIDDEN, OnnxRunner
 from lmops_compressor.source import Source
 from lmops_compressor.steps import Compressed
 from lmops_trainer import drift, inference
@@ -40,15 +46,25 @@ def _carried(source: Source) -> drift.Baseline | None:
 
 
 def _place(source: Source, made: Compressed, rows: Rows) -> drift.Embedding | None:
-    """Where the rows lie for the compressed model; graphs and programs tell no hidden states."""
-    if format_of(made.folder) != "safetensors":
+    """Where the rows lie for the compressed model; a program tells no hidden states."""
+    chosen = replace(rows, examples=rows.examples[:: max(1, len(rows) // EMBEDDED)][:EMBEDDED])
+    kind = format_of(made.folder)
+    if kind == "executorch":
         return None
-    model = inference.loaded(made.folder, source.task, source.trust_remote_code)
-    step = max(1, len(rows) // EMBEDDED)
-    chosen = rows.examples[::step][:EMBEDDED]
-    total, squares = np.zeros(1), np.zeros(1)
-    lengths = [len(example["input_ids"]) for example in chosen]
-    for done in inference.passes(model, lengths, lambda places: [chosen[i] for i in places], rows.collator):
-        vectors = inference.pooled(done.hidden, done.batch["attention_mask"])
-        total, squares = total + vectors.sum(axis=0), squares + (vectors**2).sum(axis=0)
-    return drift.embedding(len(chosen), total, squares)
+    found = _by_graph(made.folder, chosen) if kind == "onnx" else _by_module(source, made.folder, chosen)
+    vectors = np.concatenate([*found])
+    return drift.embedding(len(vectors), vectors.sum(axis=0), (vectors**2).sum(axis=0))
+
+
+def _by_graph(folder: Path, rows: Rows) -> Iterator[Array]:
+    runner = OnnxRunner(folder, torch.get_num_threads())
+    for _, batch in rows.batches():
+        [hidden] = runner.outputs({name: values.numpy() for name, values in batch.items()}, [HIDDEN])
+        yield inference.pooled(torch.from_numpy(hidden), batch["attention_mask"])
+
+
+def _by_module(source: Source, folder: Path, rows: Rows) -> Iterator[Array]:
+    model = inference.loaded(folder, source.task, source.trust_remote_code)
+    lengths = [len(example["input_ids"]) for example in rows.examples]
+    for done in inference.passes(model, lengths, lambda places: [rows.examples[i] for i in places], rows.collator):
+        yield inference.pooled(done.hidden, done.batch["attention_mask"])

@@ -57,7 +57,7 @@ class Drift:
         self._read, self._strange = 0, 0
         is_told = opened.task == "SequenceClassification" and set(opened.labels) == set(picture.predictions or ())
         self._classes = _Classes(picture, opened.labels) if is_told else None
-        self._places = _Places(picture.embedding) if picture.embedding and opened.engine == "Transformers" else None
+        self._places = _Places(picture.embedding) if picture.embedding else None
 
     @property
     def placed(self) -> Callable[[Array], None] | None:

@@ -10,6 +10,7 @@ import torch
 from lmops_compressor.runners import Array
 from lmops_server.batcher import Room
 from lmops_server.opened import Opened
+from lmops_server.packed import pack
 from lmops_trainer import models
 from lmops_trainer.inference import LOGITS, TOKENS, pooled
 from lmops_trainer.tasks.batches import padded
@@ -66,6 +67,7 @@ class _Module:
         torch.set_num_threads(threads)
         model = models.load(opened.folder, opened.task, trust_remote_code=opened.trust_remote_code)
         self._model = model.to(opened.device)  # type: ignore[arg-type]
+        pack(model)
         self._inputs = models.inputs(self._model)
         self._pad, self._mask = pad, mask
         self._scored = opened.task != models.BODY
@@ -85,9 +87,7 @@ class _Module:
         found = self._model(**given)
         scores = found["logits"].float().cpu().numpy() if self._scored else None
         hidden = self._hidden.pop()
-        if self.placed:
-            for row in range(0, len(examples), PLACED):
-                self.placed(hidden[row, : len(examples[row].ids)].mean(dim=0).float().cpu().numpy())
+        _tell(self.placed, hidden, examples)
         embeddings = pooled(hidden, given["attention_mask"]) if any(e.embed for e in examples) else None
         return _answers(examples, batch, scores, embeddings, self._mask)
 
@@ -99,15 +99,15 @@ class _Graph:
     gain nothing by batches, and where there is one scale for a batch, an answer would depend on what others ask.
     """
 
-    embeds = False
     placed: Callable[[Array], None] | None = None
 
     def __init__(self, opened: Opened, threads: int, pad: int, mask: int | None) -> None:
-        from lmops_compressor.runners.onnx import OnnxRunner
+        from lmops_compressor.runners.onnx import HIDDEN, OnnxRunner
 
         self._alone = _holds(opened, QUANTIZERS)
         self._runner = OnnxRunner(opened.folder, 1 if self._alone else threads)
-        self._pad, self._mask = pad, mask
+        self._pad, self._mask, self._hidden = pad, mask, HIDDEN
+        self.embeds = HIDDEN in self._runner.gives
         self.workers = threads if self._alone else 1
         self.room = _room(TOKENS["cpu"], None)
         if self._alone:
@@ -115,7 +115,22 @@ class _Graph:
 
     def __call__(self, examples: Sequence[Example]) -> list[Array]:
         batch = padded([_columns(example, True) for example in examples], self._pad)
-        return _answers(examples, batch, self._runner.logits(batch), None, self._mask)
+        embed = any(example.embed for example in examples)
+        if not (embed or (self.placed and self.embeds)):
+            return _answers(examples, batch, self._runner.logits(batch), None, self._mask)
+        scores, found = self._runner.outputs(batch, ["logits", self._hidden])
+        hidden = torch.from_numpy(found)
+        _tell(self.placed, hidden, examples)
+        embeddings = pooled(hidden, torch.from_numpy(batch["attention_mask"])) if embed else None
+        return _answers(examples, batch, scores, embeddings, self._mask)
+
+
+def _tell(placed: Callable[[Array], None] | None, hidden: torch.Tensor, examples: Sequence[Example]) -> None:
+    """Where a few rows of a pass lie."""
+    if placed is None:
+        return
+    for row in range(0, len(examples), PLACED):
+        placed(hidden[row, : len(examples[row].ids)].mean(dim=0).float().cpu().numpy())
 
 
 def _answers(

@@ -126,7 +126,7 @@ class Texts:
         if not self.embeds:
             raise wrong(
                 f"The model is a graph of ONNX that tells {self.opened.task} alone, no embeddings. "
-                "Serve the model that it was made of to get them.",
+                "Compress it anew, or serve the model that it was made of, to get them.",
                 code="unsupported",
             )
         dataset = self.opened.dataset.model_copy(update={"long_texts": "Truncate"})

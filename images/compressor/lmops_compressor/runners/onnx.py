@@ -11,6 +11,8 @@ import onnxruntime
 from lmops_compressor.runners import Array
 from lmops_trainer.failures import Refusal, place
 
+HIDDEN = "hidden"
+"""The output that is an encoder's last hidden state, [rows, length, width], which scores are made of anyway."""
 SLOW = "SkipLayerNormFusion"
 """Adds and normalises in one kernel, which takes three times as long as the two that it replaces (1.32)."""
 
@@ -38,6 +40,7 @@ class OnnxRunner:
                 "Copy the model again.",
             ) from error  # fmt: skip
         self._inputs = {value.name: value for value in self.session.get_inputs()}
+        self.gives = {value.name for value in self.session.get_outputs()}
         self._past = [name for name in self._inputs if name.startswith("past_key_values.")]
         self._present = [name.replace("past_key_values.", "present.") for name in self._past]
 
