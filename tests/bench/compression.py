@@ -48,6 +48,7 @@ from lmops_compressor.source import Source
 from lmops_compressor.steps import applied
 from lmops_trainer import models
 from lmops_trainer.endings import job_folder
+from lmops_trainer.failures import Refusal
 from lmops_trainer.log import quiet_libraries
 from lmops_trainer.scores import LOWER_IS_BETTER
 
@@ -184,6 +185,9 @@ class Bench:
         run, began = searching(self.run, spec), time.monotonic()
         try:
             steps, made, found = searched(run, self.source, self.folder, lambda _: None)
+        except Refusal as refusal:
+            self.notes.append(f"search: {refusal.message}")
+            return
         finally:
             shutil.rmtree(job_folder(run), ignore_errors=True)
         self.searched = f"search: {words(steps)}"

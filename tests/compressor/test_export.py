@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2ForSequenceClassification
 
 import compressed
 import tuned
@@ -53,6 +53,25 @@ def test_a_classifier_scores_as_in_torch(bert: Source, tmp_path: Path):
     found = ir.load(tmp_path / "model.onnx").graph
     assert len(graph.matmuls(found, list(layers(model, [])))) == 12
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+
+
+def test_a_causal_classifier_looks_at_what_came_before_alone(tmp_path: Path):
+    torch.manual_seed(1)
+    config = GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, num_labels=3, pad_token_id=0)
+    model = GPT2ForSequenceClassification(config).eval()
+    ids, mask = torch.randint(1, 64, (3, 9)), torch.ones(3, 9, dtype=torch.int64)
+    ids[1, 6:], mask[1, 6:] = 0, 0
+    with torch.no_grad():
+        wanted = model(input_ids=ids, attention_mask=mask).logits.numpy()
+        hidden = model.base_model(input_ids=ids, attention_mask=mask)[0].numpy()
+
+    export(model, "SequenceClassification", tmp_path)
+
+    runner = OnnxRunner(tmp_path, 1)
+    scores, found = runner.outputs({"input_ids": ids.numpy(), "attention_mask": mask.numpy()}, ["logits", "hidden"])
+    np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-5)
+    inside = mask.numpy() > 0
+    np.testing.assert_allclose(found[inside], hidden[inside], rtol=0, atol=1e-5)
 
 
 def test_a_language_model_scores_as_in_torch_and_its_tied_table_is_stored_once(gpt2: Source, tmp_path: Path):

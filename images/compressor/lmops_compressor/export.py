@@ -79,6 +79,7 @@ class _Encoder(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.causal = any(getattr(module, "is_causal", False) for module in model.modules())
         known = models.inputs(model)
         self.inputs = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in known]
         self.outputs = ["logits", HIDDEN]
@@ -90,7 +91,11 @@ class _Encoder(nn.Module):
 
     def forward(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
         given = dict(zip(self.inputs, values, strict=True))
-        given["attention_mask"] = _added(given["attention_mask"][:, None, None, :] > 0)
+        seen = given["attention_mask"][:, None, None, :] > 0
+        if self.causal:
+            places = torch.arange(seen.shape[-1], device=seen.device)
+            seen = seen & (places <= places[:, None])
+        given["attention_mask"] = _added(seen)
         hidden: list[torch.Tensor] = []
         hook = self.model.base_model.register_forward_hook(lambda _, __, output: hidden.append(output[0]))
         try:

@@ -1,7 +1,7 @@
 """int8 as ONNX Runtime has it: each output of a layer, and each row of a table of embeddings, has a scale of its own.
 
-The numbers are those of `onnxruntime.quantization.quantize_dynamic`, made one weight at a time: that tool holds the
-whole model several times over.
+Weights are rounded as `onnxruntime.quantization` rounds them, one at a time: that tool holds the whole model several
+times over.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import torch
 from lmops_compressor.comparison import Answers
 from lmops_compressor.rows import Rows
 from lmops_compressor.runners import Array, format_of
-from lmops_compressor.runners.onnx import HIDDEN, OnnxRunner
 from lmops_compressor.source import Source
 from lmops_compressor.steps import Compressed
 from lmops_trainer import drift, inference
@@ -57,6 +56,8 @@ def _place(source: Source, made: Compressed, rows: Rows) -> drift.Embedding | No
 
 
 def _by_graph(folder: Path, rows: Rows) -> Iterator[Array]:
+    from lmops_compressor.runners.onnx import HIDDEN, OnnxRunner
+
     runner = OnnxRunner(folder, torch.get_num_threads())
     for _, batch in rows.batches():
         [hidden] = runner.outputs({name: values.numpy() for name, values in batch.items()}, [HIDDEN])

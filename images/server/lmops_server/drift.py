@@ -199,7 +199,7 @@ class _Classes:
 
 
 class _Places:
-    """The last embeddings, and their sum. The thread of the model adds them."""
+    """The last embeddings, and their sum. The threads of the model add them."""
 
     def __init__(self, held_out: Embedding) -> None:
         self._held_out = held_out

