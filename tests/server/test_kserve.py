@@ -138,6 +138,7 @@ def test_masks_are_filled(volumes: Volumes, masked: str, tmp_path: Path):
         tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": asked["input"]}
         v2 = http.post(f"/v2/models/{NAME}/infer", json={"inputs": [tensor], "parameters": {"top_k": 3}}).json()
         none = http.post("/v1/fill-mask", json={"input": "no mask"})
+        many = http.post("/v1/fill-mask", json={"input": ["[MASK] " * 20] * 20})
 
     assert [[len(mask) for mask in one["masks"]] for one in found] == [[3], [3, 3]]
     outputs = {one["name"]: one for one in v2["outputs"]}
@@ -145,6 +146,7 @@ def test_masks_are_filled(volumes: Volumes, masked: str, tmp_path: Path):
     assert outputs["tokens"]["shape"] == [3, 3]
     assert outputs["tokens"]["data"][:3] == [one["token"] for one in found[0]["masks"][0]]
     assert (none.status_code, "[MASK]" in none.json()["error"]["message"]) == (400, True)
+    assert (many.status_code, "at most 256 are filled" in many.json()["error"]["message"]) == (400, True)
 
 
 def test_metadata_tells_what_the_model_is(classifier: Server):

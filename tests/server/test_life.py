@@ -141,6 +141,21 @@ def test_what_is_too_much_is_refused_at_once_and_the_rest_is_answered(volumes: V
     assert (after["working"], after["refused"], after["failed"]) == (0, len(full), 0)
 
 
+def test_the_service_says_what_is_taken_and_how_it_is_answered(volumes: Volumes, gpt2: str, tmp_path: Path):
+    taken = document(gpt2, limits={"inputTokens": 8}, generation={"topK": 1, "maxNewTokens": 12})
+    body = {"model": NAME, "prompt": "The police"}
+    with served.serving(volumes, taken, tmp_path) as server, server.client() as http:
+        said = [http.post("/v1/completions", json=body | {"seed": seed}).json() for seed in (1, 2)]
+        other = http.post("/v1/completions", json=body | {"seed": 1, "top_k": 50}).json()
+        long = http.post("/v1/completions", json=body | {"prompt": "The police " * 8})
+        chat = http.post("/v1/chat/completions", json={"model": NAME, "messages": [{"role": "user", "content": "a"}]})
+
+    texts = [one["choices"][0]["text"] for one in (*said, other)]
+    assert texts[0] == texts[1] != texts[2]  # the likeliest token, whatever the seed
+    assert (long.status_code, "at most 8" in long.json()["error"]["message"]) == (400, True)
+    assert (chat.status_code, "generation.chatTemplate" in chat.json()["error"]["message"]) == (400, True)
+
+
 def test_who_goes_away_leaves_the_place_to_others(volumes: Volumes, gpt2: str, tmp_path: Path):
     body = {"model": NAME, "prompt": "The police", "max_tokens": 300, "ignore_eos": True, "n": 4, "stream": True}
     with served.serving(volumes, document(gpt2, limits={"queue": 4}), tmp_path) as server, server.client() as http:

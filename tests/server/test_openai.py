@@ -55,6 +55,8 @@ def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI):
         assert [one.finish_reason for one in mine][-1] == choice.finish_reason
         assert {one.finish_reason for one in mine[:-1]} <= {None}
         assert [t for one in mine for t in one.logprobs.token_logprobs] == choice.logprobs.token_logprobs
+        assert [t for one in mine for t in one.logprobs.text_offset] == choice.logprobs.text_offset
+        assert choice.logprobs.text_offset[-1] > 0
         assert len(mine) > 5  # it came in pieces
     assert parts[-1].choices == []
     assert parts[-1].usage == whole.usage

@@ -35,6 +35,7 @@ class Requests:
     def __init__(self, sample: float) -> None:
         self._sample = sample
         self._recent: deque[Ended] = deque(maxlen=KEPT)
+        self._begun = time.monotonic()
         self._second, self._lines = 0, 0
 
     def add(self, route: str, status: int, seconds: float, usage: Usage | None) -> None:
@@ -50,17 +51,18 @@ class Requests:
             log.info("request %s", json.dumps(line))
 
     def pace(self) -> dict[str, Any]:
-        """Rate and latency of the last minute."""
-        since = time.monotonic() - SECONDS
-        recent = [one for one in self._recent if one.at >= since]
+        """Rate and latency of the last minute, or of less: since the start, or as far as the last ones reach."""
+        now = time.monotonic()
+        since = max(now - SECONDS, self._begun, self._recent[0].at if len(self._recent) == KEPT else 0)
+        recent, seconds = [one for one in self._recent if one.at >= since], max(1.0, now - since)
         good = sorted(one.seconds for one in recent if one.status < 400)
         return {
-            "seconds": SECONDS,
+            "seconds": round(seconds, 1),
             "requests": len(recent),
-            "requestsPerSecond": round(len(recent) / SECONDS, 3),
+            "requestsPerSecond": round(len(recent) / seconds, 3),
             "failed": sum(one.status >= 500 for one in recent),
             "refused": sum(400 <= one.status < 500 for one in recent),
-            "tokensPerSecond": round(sum(one.tokens for one in recent) / SECONDS, 2),
+            "tokensPerSecond": round(sum(one.tokens for one in recent) / seconds, 2),
             "latencySeconds": {name: _quantile(good, q) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
         }
 

@@ -25,6 +25,8 @@ from lmops_trainer.data.examples import classification_examples
 from lmops_trainer.data.rows import Row
 
 T = TypeVar("T")
+MASKS = 256
+"""The most masks of a request: for each the scores of the whole vocabulary are held until it is answered."""
 QUICK = 16_384
 """Characters that are tokenised at once; for more of them other requests would have to wait."""
 
@@ -117,9 +119,14 @@ class Texts:
                     f"Write {mask} where the model shall find a word.",
                     "input",
                 )
+        count = sum(example.ids.count(self.tokenizer.mask_token_id) for example in read.examples)
+        if count > MASKS:
+            raise wrong(f"The input has {count:,} masks; at most {MASKS} are filled at once. Send fewer.", "input")
         found = await self.batcher.ask(read.examples)
         self._seen(read.examples)
-        return Filled([[self._candidates(scores, candidates) for scores in masks] for masks in found], read)
+        tokenizer, thread = self._long
+        words = await asyncio.get_running_loop().run_in_executor(thread, _words, tokenizer, found, candidates)
+        return Filled(words, read)
 
     async def embed(self, asked: Sequence[Asked | list[int]]) -> Embedded:
         """The mean of the last hidden state over each text, as a vector of length 1."""
@@ -202,11 +209,19 @@ class Texts:
             )
         return Example(ids, None)
 
-    def _candidates(self, scores: Array, count: int) -> list[tuple[str, float]]:
+
+def _words(
+    tokenizer: PreTrainedTokenizerFast, found: Sequence[Array], count: int
+) -> list[list[list[tuple[str, float]]]]:
+    """The likeliest words for each mask of each text, and how probable they are."""
+
+    def candidates(scores: Array) -> list[tuple[str, float]]:
         shifted = np.exp(scores.astype(np.float64) - scores.max())
         probabilities = shifted / shifted.sum()
         best = np.argsort(-probabilities, kind="stable")[:count]
-        return [(str(self.tokenizer.decode([int(i)])).strip(), float(probabilities[i])) for i in best]
+        return [(str(tokenizer.decode([int(i)])).strip(), float(probabilities[i])) for i in best]
+
+    return [[candidates(scores) for scores in masks] for masks in found]
 
 
 def too_long(place: int, tokens: int, most: int) -> Exception:

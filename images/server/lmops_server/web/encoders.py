@@ -117,8 +117,8 @@ async def tokenize(call: Call) -> dict[str, Any]:
     """`POST /v1/tokenize`: the tokens of texts, and how they read."""
     form = _named(call, call.read(Tokenize))
     given = [form.input] if isinstance(form.input, str) else form.input
-    tokenizer = call.service.tokenizer
-    found = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=form.add_special_tokens) for text in given]
+    encode = call.service.tokenizer.backend_tokenizer.encode
+    found = await call.beside(lambda: [encode(one, add_special_tokens=form.add_special_tokens) for one in given])
     data = [
         {"object": "tokens", "index": index, "count": len(one.ids), "tokens": one.ids, "text": one.tokens}
         for index, one in enumerate(found)

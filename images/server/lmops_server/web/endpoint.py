@@ -19,11 +19,13 @@ from starlette.types import Message, Receive, Scope, Send
 from lmops_server.faults import Fault, wrong
 from lmops_server.metrics import Usage
 from lmops_server.probes import is_of_a_gate, of_a_gate
+from lmops_server.texts import QUICK
 from lmops_server.web.service import Service
 from lmops_trainer.failures import Refusal
 from lmops_trainer.log import log
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 Protocol = Literal["openai", "kserve"]
 BODY_SECONDS = 30
 """How long a client may take to send its request."""
@@ -59,6 +61,10 @@ class Call:
             return form.model_validate_json(self.body if body is None else body)
         except ValidationError as error:
             raise _malformed(error) from error
+
+    async def beside(self, make: Callable[[], T]) -> T:
+        """Makes tokens of what was sent; of much beside the loop, so that others do not wait for it."""
+        return make() if len(self.body) <= QUICK else await asyncio.to_thread(make)
 
 
 @dataclass(frozen=True)

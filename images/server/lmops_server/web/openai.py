@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from lmops_server.faults import wrong
 from lmops_server.metrics import Usage
-from lmops_server.texts import QUICK
 from lmops_server.web import kept
 from lmops_server.web.asking import Chat, Completion, Sampling, asks, chat_prompt, prompts
 from lmops_server.web.endpoint import Call, Stream
-from lmops_server.web.service import Service
 from lmops_server.writing import Ask, Finish, Piece, Scored
 from lmops_server.writing.writer import Writing
 
 Parts = dict[str, Any]
-F = TypeVar("F", bound=Sampling)
-T = TypeVar("T")
 
 
 @dataclass
@@ -59,11 +54,14 @@ async def completions(call: Call) -> Parts | Stream:
     form = call.read(Completion)
     call.service.named(form.model)
     call.service.writing()
-    given = await beside(call, prompts, form)
+    given = await call.beside(lambda: prompts(call.service, form))
     job = _job(call, form, given, form.max_tokens, form.logprobs, "text_completion")
     echoed = [_decoded(call, ask.prompt) if form.echo else "" for ask in job.asks]
     if form.stream:
-        return Stream(_events(job, lambda place, piece, first: _completion_piece(job, place, piece, first, echoed)))
+        begins = [len(text) for text in echoed]
+        return Stream(
+            _events(job, lambda place, piece, first: _completion_piece(job, place, piece, first, echoed, begins))
+        )
     texts = await _whole(job)
     choices = [
         {
@@ -86,7 +84,7 @@ async def chat(call: Call) -> Parts | Stream:
         raise wrong("top_logprobs goes with logprobs: true.", "top_logprobs")
     new = form.max_completion_tokens if form.max_completion_tokens is not None else form.max_tokens
     scored = (form.top_logprobs or 0) if form.logprobs else None
-    prompt = await beside(call, chat_prompt, form)
+    prompt = await call.beside(lambda: chat_prompt(call.service, form))
     job = _job(call, form, [prompt], new, scored, "chat")
     if form.stream:
         return Stream(_events(job, lambda place, piece, first: _chat_piece(job, place, piece, first)))
@@ -108,13 +106,6 @@ async def texts(call: Call, form: Sampling, given: list[list[int]], new: int | N
     return await _whole(_job(call, form, given, new, None, operation))
 
 
-async def beside(call: Call, read: Callable[[Service, F], T], form: F) -> T:
-    """Makes tokens of a request; of a long one beside the loop, so that others do not wait for it."""
-    if len(call.body) <= QUICK:
-        return read(call.service, form)
-    return await asyncio.to_thread(read, call.service, form)
-
-
 def _job(
     call: Call, form: Sampling, given: list[list[int]], new: int | None, logprobs: int | None, operation: str
 ) -> Job:
@@ -128,15 +119,19 @@ def _job(
         "model": call.service.opened.name,
         "system_fingerprint": (call.service.opened.digest or "sha256:none").removeprefix("sha256:")[:12],
     }
-    job = Job(call, form, asks(call.service, form, given, new, logprobs), given, operation, head)
-    if call.service.drift:
-        call.service.drift.read(given)
-    return job
+    return Job(call, form, asks(call.service, form, given, new, logprobs), given, operation, head)
+
+
+def _watched(job: Job) -> None:
+    """What is refused for want of room is no input of the model's."""
+    if job.call.service.drift:
+        job.call.service.drift.read(job.prompts)
 
 
 async def _whole(job: Job) -> list[Text]:
     found = [Text() for _ in job.asks]
     with job.call.service.admission.take(len(job.asks)):
+        _watched(job)
         written, pieces = job.call.service.writing().begin(job.asks, streamed=False)
         async with aclosing(pieces):  # type: ignore[type-var]
             async for place, piece in pieces:
@@ -152,6 +147,7 @@ async def _events(job: Job, shaped: Any) -> AsyncIterator[Parts]:
     begun: set[int] = set()
     said = [""] * len(job.asks)
     with job.call.service.admission.take(len(job.asks)):
+        _watched(job)
         written, pieces = job.call.service.writing().begin(job.asks, streamed=True)
         try:
             async with aclosing(pieces):  # type: ignore[type-var]
@@ -168,12 +164,18 @@ async def _events(job: Job, shaped: Any) -> AsyncIterator[Parts]:
         yield job.head | {"choices": [], "usage": _usage(job, sum(one.tokens for one in written))}
 
 
-def _completion_piece(job: Job, place: int, piece: Piece, first: bool, echoed: Sequence[str]) -> Parts:
+def _completion_piece(
+    job: Job, place: int, piece: Piece, first: bool, echoed: Sequence[str], begins: list[int]
+) -> Parts:
+    """A piece of a text; where its tokens begin in the whole is counted on in `begins`."""
     assert isinstance(job.form, Completion)
+    logprobs = _completion_logprobs(job.call, job.form, piece.scored, begins[place])
+    if logprobs:
+        begins[place] += sum(map(len, logprobs["tokens"]))
     return {
         "index": place,
         "text": (echoed[place] if first else "") + piece.text,
-        "logprobs": _completion_logprobs(job.call, job.form, piece.scored, 0),
+        "logprobs": logprobs,
         "finish_reason": piece.finish,
     }
 

@@ -49,7 +49,9 @@ async def _continued(call: Call, inputs: list[Asked], settings: dict[str, Any]) 
     if any(one.pair is not None for one in inputs):
         raise wrong("A language model goes on with one text; leave the pair out.", "pair")
     form = Completion(model=call.service.opened.name, prompt=[one.text for one in inputs], **settings)
-    texts = await openai.texts(call, form, await openai.beside(call, prompts, form), form.max_tokens, "text_completion")
+    texts = await openai.texts(
+        call, form, await call.beside(lambda: prompts(call.service, form)), form.max_tokens, "text_completion"
+    )
     return [
         Answer(
             {"generated": one.text, "finish_reason": one.finish},

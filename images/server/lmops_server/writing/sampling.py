@@ -21,6 +21,7 @@ class Dice:
         self.ask = ask
         self.written: Counter[int] = Counter()
         self._random = np.random.default_rng(ask.seed)
+        self._biased, self._bias = torch.tensor([*ask.bias], dtype=torch.int64), torch.tensor([*ask.bias.values()])
 
     @property
     def adjusts(self) -> bool:
@@ -30,11 +31,11 @@ class Dice:
 
     def adjusted(self, scores: torch.Tensor) -> torch.Tensor:
         """The scores with bias and penalties, as OpenAI defines them."""
-        scores = scores.clone()
-        for token, added in self.ask.bias.items():
-            scores[token] += added
-        for token, count in self.written.items():
-            scores[token] -= count * self.ask.frequency_penalty + self.ask.presence_penalty
+        scores, ask = scores.clone(), self.ask
+        scores[self._biased.to(scores.device)] += self._bias.to(scores)
+        if self.written and (ask.frequency_penalty or ask.presence_penalty):
+            tokens, counts = (torch.tensor([*each]) for each in (self.written.keys(), self.written.values()))
+            scores[tokens.to(scores.device)] -= (counts * ask.frequency_penalty + ask.presence_penalty).to(scores)
         return scores
 
     def throw(self) -> float:
