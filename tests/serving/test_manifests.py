@@ -67,6 +67,13 @@ def test_without_room_for_both_an_old_replica_goes_first():
     assert strategy["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
 
 
+@pytest.mark.parametrize(("seconds", "grace"), [(None, 310), (20, 60)])
+def test_a_replica_that_goes_has_the_time_of_its_longest_answer(seconds: int | None, grace: int):
+    limits = {"limits": {"timeoutSeconds": seconds}} if seconds else {}
+
+    assert predictor(**limits)["terminationGracePeriodSeconds"] == grace
+
+
 def test_its_container_runs_our_server_with_one_document():
     main = container(generation={"temperature": 0.0}, model={"from": {"uri": "pvc://a"}, "task": "CausalLM"})
 

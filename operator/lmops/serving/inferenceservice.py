@@ -27,6 +27,8 @@ UNSEEN = {"networking.kserve.io/visibility": "cluster-local"}
 """The label by which KServe makes no ingress."""
 STARTS_WITHIN = 1800
 """Seconds that a model may take to load before its container is started anew."""
+LEAVING = 10
+"""Seconds that a replica that goes needs beside its longest answer."""
 
 
 def ref(service: LanguageModelService) -> Ref:
@@ -130,6 +132,8 @@ def _template(
     template = pod_template(program, ours, pod, settings)
     scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(PORT), "prometheus.io/path": "/metrics"}
     spec = {name: value for name, value in template["spec"].items() if name != "restartPolicy"}
+    longest = 0 if by_vllm else service.spec.limits.timeout_seconds + LEAVING  # vLLM is told when to end
+    spec["terminationGracePeriodSeconds"] = max(settings.grace_seconds, longest)
     if by_vllm:  # a Service called vllm would make the variable VLLM_PORT, which vLLM reads as its own
         spec["enableServiceLinks"] = False
     if service.spec.resources.per_node.cpu is None:  # KServe gives a container what it lacks
