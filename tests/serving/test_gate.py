@@ -395,6 +395,22 @@ def test_a_candidate_without_a_node_waits_and_says_so():
     assert plan.status.display.reason == "bbbbbbbbbbbb waits: candidate could not start: 0/3 nodes."
 
 
+def test_a_candidate_whose_image_cannot_be_had_is_given_time():
+    old = starting()
+    pulls = beside_pod(old, ready=False, state={"waiting": {"reason": "ErrImagePull", "message": "no route to host"}})
+    pulls["status"]["phase"] = "Pending"
+
+    early, late = (
+        after(old, *main(old), beside(old), pulls, now=NOON + timedelta(seconds=SETTINGS.image_pull_seconds + more))
+        for more in (-20, 0)
+    )
+
+    assert (early.status.phase, early.status.refused) == ("Gating", [])
+    assert early.status.display.reason == "bbbbbbbbbbbb waits: candidate could not start: no route to host"
+    assert early.again == timedelta(seconds=20)
+    assert late.status.refused[-1].reason == "ImagePullBackOff"
+
+
 @pytest.mark.parametrize(("before", "child_of"), [(starting, "InferenceService"), (comparing, "Job")])
 def test_what_may_not_be_made_is_told(before: Callable[[], LanguageModelService], child_of: str):
     old = before()

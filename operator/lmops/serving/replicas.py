@@ -23,6 +23,10 @@ UNMADE = timedelta(seconds=30)
 """How long pods may take to be made."""
 
 
+PULLS = ("ImagePullBackOff", "RegistryUnavailable")
+"""What the kubelet tries again by itself."""
+
+
 @dataclass(frozen=True)
 class Pods:
     """The pods of a service at one moment, against the revision that is wanted."""
@@ -104,6 +108,12 @@ def trouble(pod: Manifest, now: datetime) -> Failure | None:
 def has_crashed(why: Failure) -> bool:
     """Whether the pod had its chance: what waits for a node or a volume has not begun."""
     return why.class_ not in ("Unschedulable", "Volume")
+
+
+def pulls(pod: Manifest) -> datetime | None:
+    """Since when a pod asks for its image in vain, if it does: a registry may be back soon."""
+    found = blocked(pod)
+    return found.since if found and found.failure.reason in PULLS else None
 
 
 def without_pods(child: Manifest, now: datetime) -> Failure | None:
