@@ -36,7 +36,13 @@ def test_both_protocols_tell_the_classes_that_the_model_gives(classifier: Server
         v1 = http.post(f"/v1/models/{NAME}:predict", json={"instances": TEXTS}).json()["predictions"]
         tensor = {"name": "text", "shape": [3], "datatype": "BYTES", "data": TEXTS}
         v2 = http.post(f"/v2/models/{NAME}/infer", json={"inputs": [tensor], "id": "7"}).json()
+        best = http.post("/v1/classify", json={"input": TEXTS, "top_k": 1}).json()["data"]
+        tokens = http.post("/v1/tokenize", json={"input": TEXTS}).json()["data"]
+        plain = http.post("/v1/tokenize", json={"input": TEXTS[0], "add_special_tokens": False}).json()["data"]
 
+    assert [one["tokens"] for one in tokens] == [tokenizer(text)["input_ids"] for text in TEXTS]
+    assert [one["tokens"] for one in plain] == [tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"]]
+    assert [[*one["probabilities"]] for one in best] == [[one["label"]] for one in v1]
     for text, told in zip(TEXTS, v1, strict=True):
         with torch.no_grad():
             given = tokenizer(text, return_tensors="pt")
