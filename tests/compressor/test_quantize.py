@@ -118,8 +118,11 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-@pytest.mark.parametrize("method", ["Dynamic", "Static"])
-def test_int8_is_nearer_to_a_real_bert_than_the_tool_that_one_would_call_by_hand(method: str, tmp_path: Path):
+@pytest.mark.parametrize(("method", "share"), [("Dynamic", 0.8), ("Static", 1 / 6)])
+def test_int8_is_nearer_to_a_real_bert_than_the_tool_that_one_would_call_by_hand(
+    method: str, share: float, tmp_path: Path
+):
+    """With one range for all channels Static is at a quarter, and not at an eighth."""
     subject, rows = subjects.minilm(tmp_path)
     plain, tool, ours = (tmp_path / name for name in ("plain", "tool", "ours"))
     for folder in (plain, tool, ours):
@@ -138,7 +141,7 @@ def test_int8_is_nearer_to_a_real_bert_than_the_tool_that_one_would_call_by_hand
     scores, by_hand, by_us = (OnnxRunner(folder, 1).logits(values) for folder in (plain, tool, ours))
     far, near = (float(np.abs(found - scores).mean()) for found in (by_hand, by_us))
     print(f"mean difference of the scores: {far:.4f} by hand, {near:.4f} by {method}")
-    assert 0 < near < 0.8 * far
+    assert 0 < near < share * far
 
 
 def test_dynamic_answers_a_row_whatever_else_is_in_its_batch(bert: Source, tmp_path: Path):

@@ -15,8 +15,8 @@ from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
 from lmops_compressor.graph import constant, replace, tables
 from lmops_compressor.methods import unchanged
+from lmops_compressor.runners import Array
 
-Array = np.ndarray[Any, Any]
 Number = np.number[Any]
 Parts = tuple[ir.Value, ir.Value, ir.Value]
 """A tensor in int8: its values, scales and zero points."""

@@ -20,9 +20,10 @@ from onnx_ir.passes import common
 from lmops.api.compression import Quantize
 from lmops.api.compressionreport import Change
 from lmops_compressor import graph
-from lmops_compressor.int8 import Array, counted, dequantized_product, quantize_tables, through
+from lmops_compressor.int8 import counted, dequantized_product, quantize_tables, through
 from lmops_compressor.methods import Subject, Tell, quantizable
 from lmops_compressor.rows import Draw, Rows
+from lmops_compressor.runners import Array
 from lmops_compressor.runners.onnx import OnnxRunner
 from lmops_trainer.failures import Refusal
 
