@@ -23,11 +23,15 @@ FOREIGN = os.environ.get("LMOPS_TEST_KUBECONFIG", "")
 
 
 @pytest.fixture(autouse=True)
-def _log_of_nobody() -> Iterator[None]:
-    """A runtime that runs within a test takes the log for its own: its screen is gone when the test is over."""
+def _process_of_nobody() -> Iterator[None]:
+    """A runtime that runs within a test takes log and environment for its own: both are given back when it is over."""
+    environment = dict(os.environ)
     _give_back_logs()
     yield
     _give_back_logs()
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 def _give_back_logs() -> None:
