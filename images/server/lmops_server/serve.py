@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
+import uvloop
 
 from lmops.api import Failure, LastWords, Serving
 from lmops_server import threads
@@ -48,7 +49,7 @@ def serve(serving: Serving) -> int:
     try:
         quiet_libraries()
         service = loaded(serving)
-        asyncio.run(_answering(service))
+        uvloop.run(_answering(service))
         if service.traces:
             service.traces.close()
         if service.rowlog:
