@@ -315,7 +315,8 @@ def test_refused_the_running_model_stays_the_candidate_goes_and_is_not_tried_aga
         "False",
         "GateFailed",
         "bbbbbbbbbbbb does not take over from aaaaaaaaaaaa: agreement is 0.400, and must be at least 0.8. 128 requests"
-        f" of 64 rows. aaaaaaaaaaaa stays; another spec tries it again, and model.digest: {B} takes it without a gate.",
+        f" of 64 rows. aaaaaaaaaaaa stays; another spec tries it again, and model.digest: {B} takes"
+        " bbbbbbbbbbbb without a gate.",
     )
     assert [(each.model, each.reason, each.generation) for each in goes.status.refused] == [(model(B), "Agreement", 1)]
 
@@ -431,15 +432,70 @@ def test_nothing_is_compared_with_a_model_that_does_not_answer():
 
     assert (names(plan), plan.status.rollout.gate.state) == ([], "Starting")
     assert told(plan, "Following")[2] == (
-        "bbbbbbbbbbbb waits until aaaaaaaaaaaa answers, to be compared with it: model.digest takes it without."
+        "bbbbbbbbbbbb waits until aaaaaaaaaaaa answers, to be compared with it; "
+        f"model.digest: {B} takes bbbbbbbbbbbb without a gate."
     )
+
+
+SILENT = "The running model does not answer, so nothing can be compared with it: /v1/classify: timed out"
+UNWELL = {"failure": {"class": "Communication", "reason": "RunningUnwell", "message": SILENT}}
+
+
+def unanswered(old: LanguageModelService) -> Plan[Any]:
+    """The gate has given up: the running model did not answer it."""
+    seen = (*main(old), beside(old), beside_pod(old), gate_job(old, end="Failed"), gate_pod(old, UNWELL, 1))
+    return after(old, *seen)
+
+
+def waiting() -> LanguageModelService:
+    """A, which serves, did not answer the gate."""
+    old = comparing()
+    return kept(old, unanswered(old))
+
+
+def test_a_running_model_that_leaves_the_gate_without_an_answer_costs_the_candidate_nothing():
+    plan = unanswered(comparing())
+
+    gate = plan.status.rollout.gate
+    said = f"bbbbbbbbbbbb waits: {SILENT}. It is asked again; model.digest: {B} takes bbbbbbbbbbbb without a gate."
+    assert (gate.state, gate.reason, gate.verdict, plan.status.refused) == ("Waiting", "RunningUnwell", said, [])
+    assert (names(plan), plan.delete, plan.again) == ([], (), timedelta(0))  # it is written down first
+    assert (plan.status.phase, told(plan, "Following")) == ("Gating", ("False", "Gating", said))
+    assert [(event.type, event.reason, event.message) for event in plan.events] == [("Warning", "GateWaits", said)]
+
+
+def test_it_is_compared_again_after_a_while_by_a_job_of_its_own():
+    old = waiting()
+    seen, later = (*main(old), beside(old), beside_pod(old)), NOON + timedelta(minutes=5)
+
+    goes = after(old, *seen, gate_job(old, end="Failed"), now=NOON + timedelta(minutes=2))
+    assert (names(goes), goes.delete, goes.status.rollout.gate.state) == ([], (gate_ref(old),), "Waiting")
+    rests = after(old, *seen, now=NOON + timedelta(seconds=290))
+    assert (names(rests), rests.delete, rests.status.rollout.gate.state) == ([], (), "Waiting")
+    assert (rests.again, rests.events) == (timedelta(seconds=10), ())
+
+    tries = after(old, *seen, now=later)
+    gate = tries.status.rollout.gate
+    assert (gate.state, gate.reason, gate.verdict, gate.ended_at) == ("Comparing", None, "", None)
+    made = after(kept(old, tries), *seen, now=later)
+    assert names(made) == [gate_ref(old).name]
+    passes = compared(kept(old, tries), {"figures": GOOD})
+    assert passes.status.rollout.gate.state == "Passed"
+
+
+def test_a_candidate_that_breaks_while_it_waits_is_refused():
+    old = waiting()
+
+    plan = after(old, *main(old), beside(old), beside_pod(old, ready=False, **crashed(137, "OOMKilled")))
+
+    assert plan.status.refused[-1].reason == "OOMKilled"
 
 
 @pytest.mark.parametrize(
     ("words", "code", "end", "reason"),
     [
         ({"failure": {"class": "Settings", "reason": "RowsMissing", "message": "No."}}, 0, "Complete", "RowsMissing"),
-        ({"failure": {"class": "Code", "reason": "RunningUnwell", "message": "No."}}, 1, "Failed", "RunningUnwell"),
+        ({"failure": {"class": "Model", "reason": "AnotherTask", "message": "No."}}, 0, "Complete", "AnotherTask"),
         ("Traceback\nValueError: no", 1, "Failed", "ExitCode"),
     ],
 )
@@ -475,7 +531,7 @@ def test_a_newer_model_takes_the_candidates_place():
     assert both.status.rollout.gate.state == "Starting"  # what answers there is not C yet
 
 
-@pytest.mark.parametrize("before", [starting, comparing])
+@pytest.mark.parametrize("before", [starting, comparing, waiting])
 @pytest.mark.parametrize("way", [{"rollout": {"strategy": "Manual"}}, {"rollout": {"strategy": "Immediate"}}])
 def test_without_a_gate_nothing_of_it_is_left(before: Callable[[], Any], way: Any):
     over = edited(before(), **way)
@@ -486,7 +542,7 @@ def test_without_a_gate_nothing_of_it_is_left(before: Callable[[], Any], way: An
     assert digests(plan) == ([B] if way["rollout"]["strategy"] == "Immediate" else [])
 
 
-@pytest.mark.parametrize("before", [starting, comparing, passed, failed])
+@pytest.mark.parametrize("before", [starting, comparing, waiting, passed, failed])
 def test_a_step_that_was_cut_off_is_taken_again(before: Callable[[], LanguageModelService]):
     """The status is written first: an operator that dies after that finds nothing done, and does it."""
     old = before()

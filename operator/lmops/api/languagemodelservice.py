@@ -134,7 +134,7 @@ class Rollout(Model):
     model_config = rules(("!has(self.gates) || self.strategy == 'Gated'", "gates go with strategy: Gated"))
 
     strategy: Literal["Immediate", "Gated", "Manual"] = "Immediate"
-    """Immediate: a newer model takes over once its replicas are ready. Gated: once it has kept `gates` as a candidate beside the running one; one that has not is not tried again before the spec changes. Manual: it waits until `model.digest` names it. The first model, and one that `model.digest` names, take over at once."""
+    """Immediate: a newer model takes over once its replicas are ready. Gated: once it has kept `gates` as a candidate beside the running one; one that has not is not tried again before the spec changes, and as long as the running one does not answer nothing is judged, and the candidate waits. Manual: it waits until `model.digest` names it. The first model, and one that `model.digest` names, take over at once."""
     gates: Gates | None = None
     """What a candidate must keep. Default: the defaults of its fields."""
     surge: Annotated[int, Field(ge=0, le=100)] = 1

@@ -59,8 +59,8 @@ class GateFigures(Report):
 class GateReport(Report):
     """How a candidate fares beside the running model."""
 
-    state: Literal["Starting", "Comparing", "Passed", "Failed"]
-    """Starting: the candidate starts. Comparing: both are asked. Passed: it takes over. Failed: it does not."""
+    state: Literal["Starting", "Comparing", "Waiting", "Passed", "Failed"]
+    """Starting: the candidate starts. Comparing: both are asked. Waiting: the running model did not answer, and is asked again. Passed: it takes over. Failed: it does not."""
     revision: Word
     """The revision that it would be."""
     model: ResolvedModel
@@ -68,13 +68,13 @@ class GateReport(Report):
     figures: GateFigures | None = None
     """What was measured."""
     reason: Word | None = None
-    """Why it failed."""
+    """Why it failed, or waits."""
     verdict: Text = ""
     """What came of it, in a sentence."""
     started_at: Time | None = None
     """When the candidate was first wanted."""
     ended_at: Time | None = None
-    """When the verdict was there."""
+    """When the verdict was there, or that there is none yet."""
 
 
 class RefusedModel(Report):

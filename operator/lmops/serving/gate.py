@@ -24,6 +24,10 @@ from lmops.settings import Settings
 
 REMEMBERED = 10
 """How many models that were refused are remembered."""
+UNWELL = "RunningUnwell"
+"""The gate's word where the running model did not answer: that says nothing of the candidate."""
+PAUSE = timedelta(minutes=5)
+"""How soon such a running model is asked again."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +84,17 @@ class Candidate:
         return self._compared(report) if report.state == "Comparing" else self._started(report)
 
     def _started(self, report: GateReport) -> Step:
-        """The candidate starts; once it answers, and a Job of before has gone, both are compared."""
+        """The candidate starts; once both answer, and a Job of before has gone, they are compared."""
         pods = self._pods()
         if why := engine_fits(self.service, self.model, self.settings) or self._crashed(pods):
             return self._ended(report, None, why)
         left = jobs_left(self.observed)
         address, lacks = self._address(pods), self._lacks(pods)
-        if address is None or lacks or left.there:
-            return self._goes_on(
-                report,
-                lacks or f"{title(self.model)} starts beside {title(self.running)}, which goes on to serve.",
-                pods,
-                delete=left.delete,
-            )
-        compares = report.model_copy(update={"state": "Comparing"})
+        rests = _rests(report, self.now)
+        if address is None or lacks or left.there or rests:
+            starts = f"{title(self.model)} starts beside {title(self.running)}, which goes on to serve."
+            return self._goes_on(report, lacks or report.verdict or starts, pods, delete=left.delete, again=rests)
+        compares = report.model_copy(update={"state": "Comparing", "reason": None, "verdict": "", "ended_at": None})
         if why := fits(gatejob.document(self.service, self.model, *address), "Give fewer or shorter rows."):
             return self._ended(report, None, why)
         return self._goes_on(compares, self._compares, pods)
@@ -105,6 +106,8 @@ class Candidate:
             return self._ended(report, None, why)
         job, address = self.observed.children.get(this), self._address(pods)
         found = gatejob.found(this, job, self.observed, self.now)
+        if isinstance(found, Failure) and found.reason == UNWELL:
+            return self._waits(report, found, pods)
         if isinstance(found, Failure):
             return self._ended(report, None, found)
         if found:
@@ -116,6 +119,12 @@ class Candidate:
             return self._goes_on(report, self._lacks(pods) or f"{title(self.model)} does not answer now.", pods)
         made = gatejob.gatejob(self.service, self.model, self.revision, *address, self.settings)
         return self._goes_on(report, self._said_of(this) or self._compares, pods, create=(made,), delete=left.delete)
+
+    def _waits(self, report: GateReport, why: Failure, pods: Pods) -> Step:
+        """Writes down that nothing could be compared, which is no verdict: the candidate stays, and is asked again."""
+        said = f"{title(self.model)} waits: {why.message.rstrip('. ')}. It is asked again; {self._without}"
+        waits = _over(report, "Waiting", None, said, self.now).model_copy(update={"reason": why.reason})
+        return self._goes_on(waits, said, pods, again=timedelta(0))
 
     def _passed(self, report: GateReport) -> Step:
         """First the candidate goes, then the running model is replaced: there may be no room for three."""
@@ -152,12 +161,14 @@ class Candidate:
         pods: Pods,
         create: tuple[Manifest, ...] = (),
         delete: tuple[Ref, ...] = (),
+        again: timedelta | None = None,
     ) -> Step:
         """The candidate is kept as it should be meanwhile."""
         wanted = candidate(self.service, self.model, self.settings)
         apply = writing(wanted, self.observed.children.get(candidate_ref(self.service)))
         choice = self._stays("Gating", said)
         waits = [each for each in (pods.patience(self.now), *map(self._pulls, pods.new)) if each]
+        waits += [] if again is None else [again]
         return Step(choice, report, None, apply, create, delete, again=min(waits, default=None))
 
     def _stays(self, reason: str, message: str) -> Choice:
@@ -201,10 +212,8 @@ class Candidate:
         if rollout and rollout.state == "InProgress":
             return f"{title(self.model)} waits until {title(self.running)} is there to be compared with."
         if not Pods.beside(self.service.metadata.name, self.observed, "").ready:
-            return (
-                f"{title(self.model)} waits until {title(self.running)} answers, to be compared with it: "
-                "model.digest takes it without."
-            )
+            waits = f"{title(self.model)} waits until {title(self.running)} answers, to be compared with it"
+            return f"{waits}; {self._without}"
         return ""
 
     def _said_of(self, child: Ref) -> str:
@@ -220,8 +229,12 @@ class Candidate:
 
     @property
     def _way_out(self) -> str:
-        by = f"model.digest: {self.model.digest}" if self.model.digest else "strategy: Immediate"
-        return f"{title(self.running)} stays; another spec tries it again, and {by} takes it without a gate."
+        return f"{title(self.running)} stays; another spec tries it again, and {self._without}"
+
+    @property
+    def _without(self) -> str:
+        by = f"model.digest: {self.model.digest}" if self.model.digest else "rollout.strategy: Immediate"
+        return f"{by} takes {title(self.model)} without a gate."
 
 
 @dataclass(frozen=True)
@@ -279,7 +292,7 @@ def gone(service: LanguageModelService, observed: Observed) -> Left:
 def expected(service: LanguageModelService) -> tuple[Ref, ...]:
     """The children that the status of a gate says are there."""
     report = service.status.rollout.gate if service.status.rollout else None
-    if report is None or report.state not in ("Starting", "Comparing"):
+    if report is None or report.state not in ("Starting", "Comparing", "Waiting"):
         return ()
     job = (gatejob.ref(service, report.revision),) if report.state == "Comparing" else ()
     return (candidate_ref(service), *job)
@@ -293,6 +306,12 @@ def url(child: Manifest | None) -> str | None:
 
 def _over(report: GateReport, state: str, figures: GateFigures | None, said: str, now: datetime) -> GateReport:
     return report.model_copy(update={"state": state, "figures": figures, "verdict": said, "ended_at": now})
+
+
+def _rests(report: GateReport, now: datetime) -> timedelta | None:
+    """How long a running model that did not answer is left alone yet."""
+    left = report.ended_at + PAUSE - now if report.state == "Waiting" and report.ended_at else timedelta(0)
+    return left if left > timedelta(0) else None
 
 
 def _digests(one: ResolvedModel, other: ResolvedModel) -> bool:

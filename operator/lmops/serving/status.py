@@ -118,6 +118,8 @@ def _gated(gate: GateReport, rollout: RolloutReport | None) -> Event:
             return Event("Normal", "GateStarted", f"{name} starts as a candidate beside {running}.")
         case "Comparing":
             return Event("Normal", "Gating", f"{name} is compared with {running}.")
+        case "Waiting":
+            return Event("Warning", "GateWaits", gate.verdict)
         case "Passed":
             return Event("Normal", "GatePassed", gate.verdict)
         case _:
