@@ -74,7 +74,7 @@ class Settings(Model):
     grace_seconds: int = Field(60, ge=0)
     """How long a pod may take to save a checkpoint after SIGTERM."""
     image_pull_seconds: int = Field(900, ge=0)
-    """How long an image may not be had before the job has failed, where it does not say that itself."""
+    """How long an image, or a candidate's model, may not be had before that has failed. A job may say it itself."""
     defaults: Defaults = Defaults()
     """What a resource gets that does not say it itself."""
     monitoring: Monitoring = Monitoring()

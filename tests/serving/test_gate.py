@@ -12,10 +12,12 @@ import pytest
 from builders import NOON, SETTINGS
 from lmops.api import Gate, LanguageModelService
 from lmops.api.servicestatus import GateFigures
+from lmops.kinds import KINDS
 from lmops.plan import Manifest, Plan, Ref, Refusal
 from lmops.serving.gatejob import ref as job_ref
 from lmops.serving.inferenceservice import REVISION, candidate, inferenceservice, revision_of
 from serving.builders import (
+    ISVC,
     A,
     B,
     C,
@@ -412,6 +414,58 @@ def test_a_candidate_whose_image_cannot_be_had_is_given_time():
     assert late.status.refused[-1].reason == "ImagePullBackOff"
 
 
+FETCHED = "hf://owner/reviews could not be fetched from the hub."
+VLLMS = """  File "/usr/lib/transformers/utils/hub.py", line 620, in cached_files
+OSError: We couldn't connect to 'https://hub.example.com' to load the files, and couldn't find them in the cached files.
+Check your internet connection or see how to run the library in offline mode."""
+
+
+@pytest.mark.parametrize("before", [starting, comparing])
+@pytest.mark.parametrize("words", [last_words("Model", "HubUnreachable", FETCHED), VLLMS], ids=["ours", "vLLM's"])
+def test_a_candidate_that_does_not_reach_the_hub_is_given_time(before: Callable[[], LanguageModelService], words: str):
+    old = before()
+    again = beside_pod(old, ready=False, **crashed(message=words), restartCount=3)
+
+    early, late = (
+        after(old, *main(old), beside(old), again, now=NOON + timedelta(seconds=SETTINGS.image_pull_seconds + more))
+        for more in (-20, 0)
+    )
+
+    assert (early.status.phase, early.status.refused, early.again) == ("Gating", [], timedelta(seconds=20))
+    assert late.status.refused[-1].reason == "HubUnreachable"
+
+
+def test_it_says_what_it_waits_for():
+    old = starting()
+    again = beside_pod(old, ready=False, **crashed(message=last_words("Model", "HubUnreachable", FETCHED)))
+
+    plan = after(old, *main(old), beside(old), again)
+
+    assert plan.status.display.reason == f"bbbbbbbbbbbb waits: {FETCHED}"
+
+
+def test_a_download_that_breaks_off_after_long_is_taken_up_once_more_at_the_least():
+    old, words = starting(), last_words("Model", "HubUnreachable", FETCHED)
+    broke = NOON + timedelta(hours=2)
+    end = {"terminated": {"exitCode": 1, "message": words, "finishedAt": broke.isoformat()}}
+    rests = beside_pod(old, ready=False, state=end, restartCount=0)
+    loads = beside_pod(old, ready=False, state={"running": {}}, lastState=end, restartCount=1)
+
+    plans = [after(old, *main(old), beside(old), each, now=broke + timedelta(minutes=1)) for each in (rests, loads)]
+
+    assert [(plan.status.phase, plan.status.refused) for plan in plans] == [("Gating", []), ("Gating", [])]
+
+
+@pytest.mark.parametrize("reason", ["HubRefused", "ModelDamaged", "AnotherTask"])
+def test_what_no_time_will_mend_is_refused_at_once(reason: str):
+    old = starting()
+    container = crashed(message=last_words("Model", reason, "No."))
+
+    plan = after(old, *main(old), beside(old), beside_pod(old, ready=False, **container))
+
+    assert plan.status.refused[-1].reason == reason
+
+
 @pytest.mark.parametrize(("before", "child_of"), [(starting, "InferenceService"), (comparing, "Job")])
 def test_what_may_not_be_made_is_told(before: Callable[[], LanguageModelService], child_of: str):
     old = before()
@@ -462,6 +516,18 @@ def test_a_running_model_that_leaves_the_gate_without_an_answer_costs_the_candid
     assert (names(plan), plan.delete, plan.again) == ([], (), timedelta(0))  # it is written down first
     assert (plan.status.phase, told(plan, "Following")) == ("Gating", ("False", "Gating", said))
     assert [(event.type, event.reason, event.message) for event in plan.events] == [("Warning", "GateWaits", said)]
+
+
+@pytest.mark.parametrize(
+    ("before", "more"),
+    [(running, []), (starting, [BESIDE]), (comparing, [BESIDE, "Job"]), (waiting, [BESIDE]), (failed, [])],
+)
+def test_what_is_there_by_its_status_is_looked_for(before: Callable[[], LanguageModelService], more: list[Any]):
+    old = before()
+
+    expected = KINDS["LanguageModelService"].expected(old, SETTINGS)
+
+    assert [*expected] == [ISVC, *(gate_ref(old) if each == "Job" else each for each in more)]
 
 
 def test_it_is_compared_again_after_a_while_by_a_job_of_its_own():

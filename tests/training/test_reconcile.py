@@ -248,6 +248,7 @@ def test_an_evicted_pod_that_could_not_speak_is_not_counted():
         ({"code": 1, "message": "torch.OutOfMemoryError: CUDA out of memory"}, "OutOfMemory", "OutOfMemory"),
         ({"code": 1, "message": "OSError: [Errno 28] No space left on device"}, "Disk", "DiskFull"),
         ({"code": 1, "message": "RuntimeError: NCCL error in: x"}, "Communication", "NcclTimeout"),
+        ({"code": 1, "message": "OSError: We couldn't connect to 'https://hub'"}, "Communication", "HubUnreachable"),
         ({"code": 1, "message": "[gloo] Connection closed by peer"}, "Communication", "GlooTimeout"),
         ({"code": 1, "message": "KeyError: 'x'"}, "Code", "ExitCode"),
         ({"code": 1, "reason": "NodeLost"}, "NodeLost", "NodeLost"),

@@ -56,6 +56,8 @@ CLASSES: dict[FailureClass, Policy] = {
     ),
 }
 
+UNREACHABLE = "HubUnreachable"
+"""The reason of a failure to fetch a model or data set from a hub that does not answer."""
 LOG_SIGNS: tuple[tuple[str, FailureClass, str], ...] = (
     (r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator: can't allocate", "OutOfMemory", "OutOfMemory"),
     (r"No space left on device|Disk quota exceeded", "Disk", "DiskFull"),
@@ -72,6 +74,7 @@ LOG_SIGNS: tuple[tuple[str, FailureClass, str], ...] = (
     ),
     (r"RendezvousTimeoutError|RendezvousClosedError", "Communication", "RendezvousFailed"),
     (r"Signal \d+ \(SIG(KILL|TERM)\)", "WorkerLost", "RankKilled"),
+    (r"LocalEntryNotFoundError|We couldn't connect to '", "Communication", UNREACHABLE),
     (r"GatedRepoError|401 Client Error|403 Client Error", "Credentials", "AccessDenied"),
 )
 """What a log tail betrays, where the runtime could not say it itself; the first sign that is found holds."""

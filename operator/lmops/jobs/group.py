@@ -128,14 +128,18 @@ def waiting(pod: Manifest) -> tuple[str, str]:
 def blocked(pod: Manifest) -> Blocked | None:
     """What a pod waits for that may never come. A wait for a node is not counted against an image."""
     word, sentence = waiting(pod)
-    scheduled = (
-        c for c in pod["status"].get("conditions", ()) if c["type"] == "PodScheduled" and c["status"] == "True"
-    )
-    since = next((c.get("lastTransitionTime") for c in scheduled), None) or pod["metadata"].get("creationTimestamp")
+    since = placed(pod)
     if not word or since is None:
         return None
     class_ = "Volume" if "persistentvolumeclaim" in sentence else BLOCKED.get(word)
     class_ = class_ or ("Credentials" if "secret" in sentence else "Settings")
     told = sentence or ("its volumes or its network are not there: kubectl describe pod" if word == SILENT else word)
     why = failure(class_, word, f"{pod['metadata']['name']} could not start: {told}")
-    return Blocked(why, datetime.fromisoformat(since))
+    return Blocked(why, since)
+
+
+def placed(pod: Manifest) -> datetime | None:
+    """When a node took it, else when it was created."""
+    taken = (c for c in pod["status"].get("conditions", ()) if c["type"] == "PodScheduled" and c["status"] == "True")
+    since = next((c.get("lastTransitionTime") for c in taken), None)
+    return datetime.fromisoformat(since) if since else born(pod)

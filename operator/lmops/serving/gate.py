@@ -18,7 +18,7 @@ from lmops.serving.inferenceservice import candidate, candidate_ref, inferencese
 from lmops.serving.inferenceservice import ref as main
 from lmops.serving.kept import writing
 from lmops.serving.policies import engine_fits
-from lmops.serving.replicas import Pods, has_crashed, is_ready, pulls
+from lmops.serving.replicas import Pods, fetches, has_crashed, is_ready
 from lmops.serving.verdict import broken, told
 from lmops.settings import Settings
 
@@ -167,7 +167,7 @@ class Candidate:
         wanted = candidate(self.service, self.model, self.settings)
         apply = writing(wanted, self.observed.children.get(candidate_ref(self.service)))
         choice = self._stays("Gating", said)
-        waits = [each for each in (pods.patience(self.now), *map(self._pulls, pods.new)) if each]
+        waits = [each for each in (pods.patience(self.now), *map(self._fetches, pods.new)) if each]
         waits += [] if again is None else [again]
         return Step(choice, report, None, apply, create, delete, again=min(waits, default=None))
 
@@ -181,15 +181,15 @@ class Candidate:
 
     def _crashed(self, pods: Pods) -> Failure | None:
         """Why the candidate will not come up."""
-        given_up = (pod for pod in pods.new if not self._pulls(pod))
+        given_up = (pod for pod in pods.new if not self._fetches(pod))
         why = next(filter(None, (Pods((pod,), (), 1).failure(self.now) for pod in given_up)), None)
         if why is None or not has_crashed(why):
             return None
         return failure(why.class_, why.reason, f"it does not come up: {why.message}", why.evidence, why.remedy)
 
-    def _pulls(self, pod: Manifest) -> timedelta:
-        """How long a pod may go on to ask for its image in vain."""
-        since = pulls(pod)
+    def _fetches(self, pod: Manifest) -> timedelta:
+        """How long a pod may go on to ask for its image, or its model, in vain."""
+        since = fetches(pod, self.now)
         until = since + timedelta(seconds=self.settings.image_pull_seconds) if since else self.now
         return max(timedelta(0), until - self.now)
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from lmops.api import Failure, LanguageModelService, LastWords
 from lmops.api.servicestatus import Replicas
-from lmops.jobs.failure import failure, remains
-from lmops.jobs.group import SILENT, Blocked, blocked, pods_of
+from lmops.jobs.failure import UNREACHABLE, failure, remains
+from lmops.jobs.group import SILENT, Blocked, blocked, placed, pods_of
 from lmops.plan import Manifest, Observed
 from lmops.serving.inferenceservice import REVISION
 
@@ -110,10 +110,18 @@ def has_crashed(why: Failure) -> bool:
     return why.class_ not in ("Unschedulable", "Volume")
 
 
-def pulls(pod: Manifest) -> datetime | None:
-    """Since when a pod asks for its image in vain, if it does: a registry may be back soon."""
-    found = blocked(pod)
-    return found.since if found and found.failure.reason in PULLS else None
+def fetches(pod: Manifest, now: datetime) -> datetime | None:
+    """Since when a pod asks for its image or its model in vain, if it does: a registry or a hub may be back soon."""
+    if found := blocked(pod):
+        return found.since if found.failure.reason in PULLS else None
+    end, why = _last_end(pod), trouble(pod, now)
+    if why is None or not end or why.reason != UNREACHABLE:
+        return None
+    status = pod["status"]["containerStatuses"][0]
+    if "running" in status.get("state", {}):  # it is at it again
+        return now
+    first = end.get("finishedAt") if not status.get("restartCount") else None  # a download may itself take long
+    return datetime.fromisoformat(first) if first else placed(pod)
 
 
 def without_pods(child: Manifest, now: datetime) -> Failure | None:
