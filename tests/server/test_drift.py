@@ -19,6 +19,7 @@ from lmops.api import LanguageModelService
 from lmops.serving.monitoring import prometheusrule
 from lmops_server.drift import HELD_OUT, LAST, LEAST, PLACES, Drift, drift
 from lmops_server.opened import Opened
+from lmops_server.probes import HEADER
 from lmops_trainer.drift import Baseline, Embedding, Seen, baseline
 from served import Server, Volumes
 from volumes import raw
@@ -43,10 +44,10 @@ def server(volumes: Volumes, pictured: str, tmp_path: Path) -> Iterator[Server]:
         yield started
 
 
-def ask(server: Server, texts: list[str]) -> None:
+def ask(server: Server, texts: list[str], **headers: str) -> None:
     with server.client() as client:
         for start in range(0, len(texts), 10):
-            done = client.post("/v1/classify", json={"input": texts[start : start + 10]})
+            done = client.post("/v1/classify", json={"input": texts[start : start + 10]}, headers=headers)
             assert done.status_code == 200, done.text
 
 
@@ -130,6 +131,16 @@ def test_text_of_another_language_is_far(server: Server, tmp_path: Path):
     found = figures(server)
     assert far(found) >= {"unknown_tokens", "embedding_distance", "psi:tokenLength"}
     assert raised(found, tmp_path) >= {"unknownTokens", "embedding", "tokenLength"}
+
+
+def test_what_a_gate_asks_moves_nothing(server: Server):
+    ask(server, served.held_out())
+    before = figures(server)
+
+    ask(server, raw("neg.txt").read_text("utf-8").splitlines()[:300], **{HEADER: "1"})
+
+    assert "embedding_distance" in before
+    assert figures(server) == before
 
 
 def test_code_is_far(server: Server):

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 import served
 from lmops.api import Gate, GateEnding
 from lmops.api.servicestatus import GateFigures
+from lmops.serving.alerts import ANSWERS
 from lmops_server import gate as gates
 from lmops_server.__main__ import main
 from served import Server, Volumes
@@ -291,13 +293,24 @@ def test_what_a_gate_asks_is_no_traffic(volumes: Volumes, scratch: Path, tmp_pat
     asked = served.document(served.pictured(volumes, scratch), requestLog={"uri": "pvc://models/kept", "fraction": 1})
     with served.serving(volumes, asked, tmp_path) as server, server.client() as client:
         figures = compared(server.url, server.url, rows=[{"text": text} for text in served.held_out()[:5]])
-        before = client.get("/stats").json()["drift"]["rows"]
+        before, counted = client.get("/stats").json(), client.get("/metrics").text
         client.post("/v1/classify", json={"input": "a triumph"})
-        after = client.get("/stats").json()["drift"]["rows"]
+        after, more = client.get("/stats").json(), client.get("/metrics").text
     kept = [line for file in (volumes.models / "kept").glob("*.jsonl") for line in file.read_text().splitlines()]
 
-    assert (figures.rows, figures.error_ratio, before, after) == (5, 0.0, 0, 1)
+    assert (figures.rows, figures.error_ratio) == (5, 0.0)
+    assert [(told["drift"]["rows"], told["requests"]) for told in (before, after)] == [(0, 0), (1, 1)]
+    assert [number(each, ANSWERS + "_count", error_type="") for each in (counted, more)] == [0, 1]
+    asked = 2 * (figures.requests + 1)  # both are warmed up by one
+    by_route = {"route": "/v1/classify", "status": "200"}
+    assert [number(each, "lmops_requests_total", **by_route) for each in (counted, more)] == [asked, asked + 1]
     assert [json.loads(line)["text"] for line in kept] == ["a triumph"]
+
+
+def number(metrics: str, name: str, **labels: str) -> float:
+    """What a counter with these labels has come to."""
+    samples = (sample for family in text_string_to_metric_families(metrics) for sample in family.samples)
+    return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
 
 def test_one_real_language_model_writes_what_it_writes(writer: Server):

@@ -182,6 +182,12 @@ CASES = {
     ),
     "no traffic for long": Case(QUIET, (UP, (COUNT, {}, "0+9x30 270x90")), "66m", {"warning": NOBODY}),
     "no request ever": Case(QUIET, (UP,), "30m", {"warning": NOBODY}),
+    "nobody but a gate asks": Case(
+        QUIET,
+        (UP, ("lmops_requests_total", {"route": "/v1/classify", "status": "200"}, "0+9x90")),
+        "66m",
+        {"warning": NOBODY},
+    ),
     "a request a minute": Case(QUIET, (UP, (COUNT, {}, "0+1x90")), "66m", {}),
     "labels of another kind": Case(
         DRIFT,

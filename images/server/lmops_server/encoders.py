@@ -18,7 +18,7 @@ from lmops_trainer.tasks.batches import padded
 ROWS = 64
 """The most rows of a pass."""
 PLACED = 8
-"""Of how many rows of a pass one is told where it lies: the oldest first."""
+"""Of how many rows of users in a pass one is told where it lies: the oldest first."""
 QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
 """What makes 8 bits of activations; the second by one scale for all rows of a batch."""
 
@@ -31,6 +31,8 @@ class Example(NamedTuple):
     """The part of a pair that each token is of."""
     embed: bool = False
     """Whether its embedding is wanted, and not its scores."""
+    probes: bool = False
+    """Whether a gate asks it: where it lies says nothing of users."""
 
 
 class Encoder(Protocol):
@@ -127,10 +129,10 @@ class _Graph:
 
 
 def _tell(placed: Callable[[Array], None] | None, hidden: torch.Tensor, examples: Sequence[Example]) -> None:
-    """Where a few rows of a pass lie."""
+    """Where a few of the rows of a pass lie that users have sent."""
     if placed is None:
         return
-    for row in range(0, len(examples), PLACED):
+    for row in [row for row, example in enumerate(examples) if not example.probes][::PLACED]:
         placed(hidden[row, : len(examples[row].ids)].mean(dim=0).float().cpu().numpy())
 
 

@@ -92,7 +92,7 @@ class Metrics:
         self._in_flight.inc()
 
     def ended(self, route: str, status: int, seconds: float, operation: str | None, usage: Usage | None) -> None:
-        """A request is answered, refused or abandoned."""
+        """A request is answered, refused or abandoned. Without an operation it is none of a user's to the model."""
         self._in_flight.dec()
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)

@@ -1,4 +1,4 @@
-"""Questions of a gate: they are answered and counted like all others, and are no traffic that tells of users."""
+"""Questions of a gate: they are answered like all others, and are no traffic that tells of users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ HEADER = "lmops-gate"
 """A request that carries it is one of a gate."""
 
 of_a_gate: ContextVar[bool] = ContextVar("of_a_gate", default=False)
-"""Whether what is being answered is asked by a gate: such rows are kept in no log, and are no inputs of late."""
+"""Whether what is being answered is asked by a gate: such rows are kept in no log, and are no inputs of late.
+
+Of the metrics only those by route count them: what is promised is promised to users.
+"""
 
 
 def is_of_a_gate(headers: Iterable[tuple[bytes, bytes]]) -> bool:

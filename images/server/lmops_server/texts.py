@@ -19,6 +19,7 @@ from lmops_server.drift import Drift
 from lmops_server.encoders import Encoder, Example
 from lmops_server.faults import wrong
 from lmops_server.opened import Opened
+from lmops_server.probes import of_a_gate
 from lmops_trainer.answers import with_mask
 from lmops_trainer.data.clean import normalised
 from lmops_trainer.data.examples import classification_examples
@@ -98,7 +99,7 @@ class Texts:
     async def classify(self, asked: Sequence[Asked]) -> Classified:
         """The classes of texts; of one in windows, the mean over these."""
         read = await self._read(asked, self.opened.dataset)
-        scores = np.stack(await self.batcher.ask(read.examples)).astype(np.float64)
+        scores = np.stack(await self._answers(read.examples)).astype(np.float64)
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
         probabilities = np.zeros((len(asked), scores.shape[1]))
@@ -122,7 +123,7 @@ class Texts:
         count = sum(example.ids.count(self.tokenizer.mask_token_id) for example in read.examples)
         if count > MASKS:
             raise wrong(f"The input has {count:,} masks; at most {MASKS} are filled at once. Send fewer.", "input")
-        found = await self.batcher.ask(read.examples)
+        found = await self._answers(read.examples)
         self._seen(read.examples)
         tokenizer, thread = self._long
         words = await asyncio.get_running_loop().run_in_executor(thread, _words, tokenizer, found, candidates)
@@ -140,11 +141,16 @@ class Texts:
         read = await self._read([one for one in asked if isinstance(one, Asked)], dataset)
         texts = iter(read.examples)
         given = [next(texts) if isinstance(one, Asked) else self._given(one, i) for i, one in enumerate(asked)]
-        found = np.stack(await self.batcher.ask([example._replace(embed=True) for example in given]))
+        found = np.stack(await self._answers([example._replace(embed=True) for example in given]))
         self._seen(given)
         vectors = found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
         tokens = sum(len(example.ids) for example in given)
         return Embedded(vectors, Read(given, [*range(len(given))], tokens, read.truncated))
+
+    async def _answers(self, examples: Sequence[Example]) -> list[Array]:
+        """What the model makes of them; its threads do not know who asks."""
+        probes = of_a_gate.get()
+        return await self.batcher.ask([example._replace(probes=probes) for example in examples])
 
     def _seen(self, examples: Sequence[Example], probabilities: Array | None = None) -> None:
         if self._drift is None:

@@ -105,8 +105,9 @@ class Endpoint:
             status = await self._refused(error, told)
         finally:
             seconds = time.perf_counter() - call.began
-            metrics.ended(self.route, status, seconds, self.operation, call.usage)
-            self.service.requests.add(self.route, status, seconds, call.usage)
+            metrics.ended(self.route, status, seconds, None if asked else self.operation, call.usage)
+            if not asked:
+                self.service.requests.add(self.route, status, seconds, call.usage)
             if spans and span:
                 spans.end(span, status, call.usage)
             if kept and call.rows and status == 200:
