@@ -34,7 +34,6 @@ SERVICE = LanguageModelService.model_validate(
         "spec": {
             "model": {"from": {"uri": "pvc://models/reviews"}},
             "slo": {"latency": {"seconds": 0.5}},
-            "resources": {"perNode": {"memory": "4Gi"}},
             "monitoring": {"noTrafficMinutes": 30},
         },
     }

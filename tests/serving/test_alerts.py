@@ -20,7 +20,6 @@ ROOT = Path(__file__).parents[2]
 TARGET = {"namespace": "default", "job": "default/reviews-metrics"}
 WATCHED = service(
     slo={"errorRatio": 0.01, "latency": {"percentile": 95, "seconds": 0.5}},
-    resources={"perNode": {"memory": "4Gi"}},
     monitoring={"noTrafficMinutes": 30, "alertLabels": {"team": "search"}},
 )
 """A service with every alert."""
@@ -49,6 +48,14 @@ def shares(good: str, failed: str, error: str = "500") -> tuple[Series, ...]:
 def pace(fast: str, within: str, everything: str) -> tuple[Series, ...]:
     """Answers within 0.32 s, within 0.64 s, and all of them."""
     return (BUCKET, {"le": "0.32"}, fast), (BUCKET, {"le": "0.64"}, within), (COUNT, {}, everything)
+
+
+def memory(pod: str, has: float, may: float) -> tuple[Series, ...]:
+    """What a replica has of the memory that it may have, in GiB."""
+    return (
+        ("process_resident_memory_bytes", {"pod": pod}, f"{has * GIB}x30"),
+        ("lmops_memory_limit_bytes", {"pod": pod}, f"{may * GIB}x30"),
+    )
 
 
 class Case(NamedTuple):
@@ -157,12 +164,12 @@ CASES = {
     ),
     "memory is short": Case(
         MEMORY,
-        (("process_resident_memory_bytes", {"pod": "a"}, f"{3.8 * GIB}x30"),),
+        (*memory("a", 3.8, 4), *memory("b", 3.8, 8)),
         "10m",
-        {"warning": "a has 95% of its 4Gi; beyond that it is killed (resources.perNode.memory)."},
+        {"warning": "a has 95% of the memory that it may have; beyond that it is killed."},
         {"pod": "a"},
     ),
-    "memory is enough": Case(MEMORY, (("process_resident_memory_bytes", {"pod": "a"}, f"{3.5 * GIB}x30"),), "10m", {}),
+    "memory is enough": Case(MEMORY, memory("a", 3.5, 4), "10m", {}),
     "a replica starts twice more": Case(
         RESTARTS,
         (("process_start_time_seconds", {"pod": "a"}, "100x9 200x9 300x9"),),
@@ -297,4 +304,4 @@ def test_a_pace_that_no_share_could_reach_is_brought_halfway():
 def test_what_is_not_promised_raises_nothing():
     names = {rule["alert"] for rule in alerts(service())}
 
-    assert names == {ERRORS, DOWN, QUEUE, FULL, RESTARTS, DRIFT}
+    assert names == {ERRORS, DOWN, QUEUE, FULL, MEMORY, RESTARTS, DRIFT}

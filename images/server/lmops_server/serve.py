@@ -17,7 +17,7 @@ import uvicorn
 import uvloop
 
 from lmops.api import Failure, LastWords, Serving
-from lmops_server import threads
+from lmops_server import memory, threads
 from lmops_server.admission import Admission
 from lmops_server.drift import Exposed, drift
 from lmops_server.metrics import Metrics
@@ -88,6 +88,7 @@ def loaded(serving: Serving) -> Service:
     _watch(service)
     metrics.gauge("lmops_inputs_working", "Inputs that wait or are worked on.", lambda: service.admission.taken)
     metrics.gauge("lmops_inputs_most", "Inputs that are taken on at most.", lambda: service.admission.most)
+    metrics.gauge("lmops_memory_limit_bytes", "Memory that it may have: beyond that it is killed.", memory.limit)
     log.info(
         "%s (%s, %s) is loaded by %s on %s in %.1f s",
         opened.uri, opened.task, (opened.digest or "no digest")[:19], opened.engine, opened.device,

@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 
 from lmops.api import LanguageModelService
 from lmops.api.slo import DURATION_BUCKETS, Latency
-from lmops.parts import quantity
 from lmops.plan import Manifest
 
 ANSWERS = "gen_ai_server_request_duration_seconds"
@@ -163,14 +162,14 @@ def _health(service: LanguageModelService, target: str, by_vllm: bool) -> Iterat
         "Its replicas work on {{ $value | humanizePercentage }} of the inputs that they take on (limits.queue).",
         "5m",
     )
-    if (limit := service.spec.resources.per_node.memory) and not by_vllm:
+    if not by_vllm:
         yield Alert(
             "LanguageModelServiceMemory",
             "warning",
-            f"max by (pod) (process_resident_memory_bytes{{{target}}}) / {quantity(limit):.0f} > {NEAR}",
+            f"max by (pod) (process_resident_memory_bytes{{{target}}} / lmops_memory_limit_bytes{{{target}}}) > {NEAR}",
             f"{title} is short of memory",
-            f"{{{{ $labels.pod }}}} has {{{{ $value | humanizePercentage }}}} of its {limit}; beyond that it is killed "
-            "(resources.perNode.memory).",
+            "{{ $labels.pod }} has {{ $value | humanizePercentage }} of the memory that it may have; beyond that it is "
+            "killed.",
             "10m",
         )
     yield Alert(

@@ -90,7 +90,14 @@ def _of_ours(target: str) -> tuple[Panel, ...]:
         Panel("Inputs", "short", (*_inputs(target), Curve(f"sum(lmops_inputs_most{{{target}}})", "at most"))),
         Panel("Inputs in one pass", "short", _quantiles("lmops_batch_rows", target)),
         Panel("Requests under way", "short", (Curve(f"lmops_requests_in_flight{{{target}}}", "{{pod}}"),)),
-        Panel("Memory", "bytes", (Curve(f"process_resident_memory_bytes{{{target}}}", "{{pod}}"),)),
+        Panel(
+            "Memory",
+            "bytes",
+            (
+                Curve(f"process_resident_memory_bytes{{{target}}}", "{{pod}}"),
+                Curve(f"min(lmops_memory_limit_bytes{{{target}}})", "at most"),
+            ),
+        ),
         Panel("Cores", "short", (Curve(_rate("process_cpu_seconds_total", target, "pod"), "{{pod}}"),)),
         Panel(
             "Drift: stability index",
