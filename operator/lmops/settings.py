@@ -40,8 +40,8 @@ class Monitoring(Model):
     """Whether each service has a dashboard, as a ConfigMap that Grafana's sidecar loads."""
     dashboard_labels: Labels = Field({"grafana_dashboard": "1"})
     """The labels by which the sidecar finds them."""
-    runbooks: str = "docs/runbooks"
-    """The folder or URL with the page of each alert. Its name and `.md` are added."""
+    runbooks: str = Field("", pattern=r"^(https?://\S+)?$")
+    """The URL of the pages of alerts: its name and `.md` are added. Empty: an alert has no link, but its remedy."""
 
 
 class Settings(Model):

@@ -179,7 +179,7 @@ def test_no_metric_of_an_alert_is_unknown_to_the_operator():
 
 def test_every_page_is_that_of_an_alert_and_every_alert_has_one():
     for rule in RULES.values():
-        page = (ROOT / rule["annotations"]["runbook_url"]).read_text()
+        page = (ROOT / rule["annotations"]["runbook"]).read_text()
 
         assert page.startswith(f"# {rule['alert']}\n")
         assert [line for line in page.splitlines() if line.startswith("## ")] == [
@@ -206,6 +206,14 @@ def test_they_come_with_the_chart_where_prometheus_operator_is_installed():
     assert endpoint["honorLabels"]
     pages = [rule["annotations"]["runbook_url"] for group in rules["spec"]["groups"] for rule in group["rules"]]
     assert pages == [f"https://docs.example.com/runbooks/{alert}.md" for alert in RULES]
+
+
+def test_without_an_address_there_is_no_link_that_leads_nowhere():
+    made = helm.rendered({"settings": {"monitoring": {"runbooks": ""}}}, installed=INSTALLED)
+    (rules,) = (m for m in made if m["kind"] == "PrometheusRule")
+
+    assert rules["spec"]["groups"] == GROUPS
+    assert all("runbook_url" not in rule["annotations"] for rule in RULES.values())
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from lmops.api import LanguageModelService
 from lmops.plan import Manifest
 from lmops.serving.alerts import ANSWERS, threshold
 from lmops.serving.monitoring import prometheusrule
+from lmops.serving.remedies import REMEDIES
 from serving.builders import service
 
 ROOT = Path(__file__).parents[2]
@@ -244,7 +245,8 @@ def promtool(case: Case) -> dict[str, Any]:
     for rule in alerts(case.of):
         severity = rule["labels"]["severity"]
         if rule["alert"] == case.alert and severity in case.raised:
-            annotations = {**rule["annotations"], "description": case.raised[severity]}
+            description = f"{case.raised[severity]} {REMEDIES[case.alert]}"
+            annotations = {**rule["annotations"], "description": description}
             expected.append({"exp_labels": {**rule["labels"], **(case.labels or {})}, "exp_annotations": annotations})
     assert len(expected) == len(case.raised)
     return {
@@ -266,11 +268,12 @@ def test_no_alert_is_without_a_case_that_raises_it_and_one_that_does_not():
 
     assert {case.alert for case in CASES.values() if case.raised} == known
     assert {case.alert for case in CASES.values() if not case.raised} == known
+    assert set(REMEDIES) == known
 
 
 def test_every_alert_has_a_page_that_says_what_to_do():
     for rule in alerts():
-        page = (ROOT / rule["annotations"]["runbook_url"]).read_text()
+        page = (ROOT / rule["annotations"]["runbook"]).read_text()
 
         assert page.startswith(f"# {rule['alert']}\n")
         assert [line for line in page.splitlines() if line.startswith("## ")] == [

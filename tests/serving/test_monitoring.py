@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 import schemas
 from builders import SETTINGS
@@ -15,6 +16,7 @@ from lmops.plan import Manifest, Ref, Refusal
 from lmops.serving.alerts import groups
 from lmops.serving.monitoring import KINDS as MONITORS
 from lmops.serving.monitoring import configmap, monitors, podmonitor, prometheusrule, target
+from lmops.serving.remedies import REMEDIES
 from lmops.settings import Monitoring
 from serving.builders import A, after, child, holds, job, pod, service, serving, told
 
@@ -176,6 +178,17 @@ def test_runbooks_are_named_by_where_the_platform_team_keeps_them():
     pages = [rule["annotations"]["runbook_url"] for group in found for rule in group["rules"] if "alert" in rule]
 
     assert pages[0] == "https://docs.example.com/runbooks/LanguageModelServiceErrors.md"
-    assert prometheusrule(service(), SETTINGS)["spec"]["groups"][1]["rules"][0]["annotations"]["runbook_url"] == (
-        "docs/runbooks/LanguageModelServiceErrors.md"
-    )
+
+
+def test_where_they_are_kept_nowhere_an_alert_has_no_link_and_says_itself_what_to_do():
+    told = prometheusrule(service(), SETTINGS)["spec"]["groups"][1]["rules"][0]["annotations"]
+
+    assert "runbook_url" not in told
+    assert told["runbook"] == "docs/runbooks/LanguageModelServiceErrors.md"
+    assert told["description"].endswith(REMEDIES["LanguageModelServiceErrors"])
+
+
+@pytest.mark.parametrize("runbooks", ["docs/runbooks", "runbooks.example.com", "https://"])
+def test_what_no_mail_could_lead_to_is_no_place_for_runbooks(runbooks: str):
+    with pytest.raises(ValidationError, match="runbooks"):
+        Monitoring(runbooks=runbooks)

@@ -8,7 +8,10 @@ from typing import Literal, NamedTuple
 from lmops.api import LanguageModelService
 from lmops.api.slo import DURATION_BUCKETS, Latency
 from lmops.plan import Manifest
+from lmops.serving.remedies import REMEDIES
 
+PAGES = "docs/runbooks"
+"""Where the source of lmops has the page of each alert."""
 ANSWERS = "gen_ai_server_request_duration_seconds"
 GOOD = 'error_type=""'
 FAILED = 'error_type=~"5..|429"'
@@ -225,10 +228,15 @@ def _rule(service: LanguageModelService, alert: Alert, runbooks: str) -> Manifes
         "labels": {**service.spec.monitoring.alert_labels, **own},
         "annotations": {
             "summary": alert.summary,
-            "description": alert.description,
-            "runbook_url": f"{runbooks.rstrip('/')}/{alert.name}.md",
+            "description": f"{alert.description} {REMEDIES[alert.name]}",
+            **_page(alert.name, runbooks),
         },
     }
+
+
+def _page(name: str, runbooks: str) -> dict[str, str]:
+    """Where more is said of an alert. Without an address there is no link that a mail could lead by."""
+    return {"runbook_url": f"{runbooks.rstrip('/')}/{name}.md"} if runbooks else {"runbook": f"{PAGES}/{name}.md"}
 
 
 def _recorded(service: LanguageModelService, kind: str, window: str, expression: str) -> Manifest:
