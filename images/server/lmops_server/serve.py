@@ -28,6 +28,7 @@ from lmops_server.texts import Asked, Texts
 from lmops_server.tracing import traces
 from lmops_server.web.app import app
 from lmops_server.web.asking import try_template
+from lmops_server.web.connection import Connection
 from lmops_server.web.endpoint import keys_in
 from lmops_server.web.service import Service
 from lmops_server.writing import Ask
@@ -161,11 +162,17 @@ async def _warm_writer(writer: Writer, opened: Opened) -> None:
 
 
 async def _answering(service: Service) -> None:
-    port = int(os.environ.get("LMOPS_PORT", "8080"))
-    config = uvicorn.Config(
+    await _Server(listening(service), service).serve()
+    log.info("ended, with every request answered")
+
+
+def listening(service: Service) -> uvicorn.Config:
+    """Where it listens, and how long it waits for clients."""
+    return uvicorn.Config(
         app(service),
         host=os.environ.get("LMOPS_HOST", "0.0.0.0"),
-        port=port,
+        port=int(os.environ.get("LMOPS_PORT", "8080")),
+        http=Connection,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=service.limits.timeout_seconds,
@@ -174,8 +181,6 @@ async def _answering(service: Service) -> None:
         lifespan="off",
         server_header=False,
     )
-    await _Server(config, service).serve()
-    log.info("ended, with every request answered")
 
 
 class _Server(uvicorn.Server):

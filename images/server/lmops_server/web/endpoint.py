@@ -6,7 +6,8 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -102,7 +103,7 @@ class Endpoint:
         except ClientDisconnect:
             pass
         except Exception as error:
-            status = await self._refused(error, told)
+            status = await self._refused(error, receive, told)
         finally:
             seconds = time.perf_counter() - call.began
             metrics.ended(self.route, status, seconds, None if asked else self.operation, call.usage)
@@ -119,9 +120,7 @@ class Endpoint:
         if call.scope["method"] == "POST":
             call.body = await self._body(request)
         left = self.service.limits.timeout_seconds - (time.perf_counter() - call.began)
-        work = asyncio.ensure_future(self._told(call, told))
-        gone = asyncio.ensure_future(_disconnected(receive))
-        try:
+        async with _apart(_gone(receive, told)) as gone, _apart(self._told(call, told)) as work:
             done, _ = await asyncio.wait({work, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if work in done:
                 return work.result()
@@ -133,10 +132,6 @@ class Endpoint:
                 "Ask for less, or try again when the server is less busy.",
                 code="timeout",
             )
-        finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
 
     async def _told(self, call: Call, told: _Told) -> None:
         found = await self.handler(call)
@@ -147,7 +142,7 @@ class Endpoint:
         else:
             await told.json(200, found, call.headers)
 
-    async def _refused(self, error: Exception, told: _Told) -> int:
+    async def _refused(self, error: Exception, receive: Receive, told: _Told) -> int:
         """Tells what is wrong in the words of the protocol, as far as the answer has not begun."""
         fault = _fault(error)
         if fault.status >= 500:
@@ -155,10 +150,11 @@ class Endpoint:
         content = shaped(fault, protocol_of(self.route))
         try:
             if told.status:
-                await told.end(content)
+                async with _apart(_gone(receive, told)):
+                    await told.end(content)
             else:
                 await told.json(fault.status, content, fault.headers)
-        except OSError:  # nobody is there to be told
+        except (OSError, ClientDisconnect):  # nobody is there to be told
             return GONE
         return fault.status
 
@@ -202,9 +198,11 @@ class _Told:
     """What was sent of an answer so far."""
 
     def __init__(self, send: Send, closing: bool) -> None:
-        self._send, self._closing = send, closing
+        self._to_client, self._closing = send, closing
         self.status = 0
         """0 as long as nothing was sent."""
+        self.is_left = False
+        """Whether the client has hung up before the end."""
 
     async def response(self, response: Response) -> None:
         """An answer that is whole."""
@@ -235,6 +233,12 @@ class _Told:
         """Ends an answer that has begun with what went wrong."""
         await self._event(json.dumps(content, ensure_ascii=False))
         await self._send({"type": "http.response.body", "body": b""})
+
+    async def _send(self, message: Message) -> None:
+        """Waits until the client has room for more. The server says nothing where it hangs up meanwhile."""
+        await self._to_client(message)
+        if self.is_left:
+            raise ClientDisconnect
 
     async def _event(self, data: str) -> None:
         await self._send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
@@ -283,9 +287,22 @@ def keys_in(folder: Path | None) -> Callable[[], list[str] | None]:
     return keys
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _gone(receive: Receive, told: _Told) -> None:
+    """Until the client has hung up."""
     while (await receive())["type"] != "http.disconnect":
         pass
+    told.is_left = True
+
+
+@asynccontextmanager
+async def _apart(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Work that goes on beside what is done within, and no longer."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _fault(error: Exception) -> Fault:

@@ -1,0 +1,188 @@
+"""A client may be slow, but it may not hold a connection for nothing: what it does not send or read has its time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from lmops_server.serve import listening, loaded
+from lmops_server.web import connection
+from lmops_server.web.service import Service
+from served import NAME, Volumes, document
+
+SHORT = 1
+"""Seconds that a client has here."""
+MANY = {"model": NAME, "prompt": "The police", "max_tokens": 300, "ignore_eos": True, "n": 4, "logprobs": 20}
+"""An answer of a megabyte: more than is held for a client that does not read."""
+
+
+@pytest.fixture(scope="module")
+def service(volumes: Volumes, gpt2: str) -> Iterator[Service]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMOPS_VOLUMES", str(volumes.root))
+        yield loaded(document(gpt2))
+
+
+@pytest.fixture
+def hasty(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a server that waits for nobody, on a machine that holds little for those who do not read."""
+    monkeypatch.setattr(connection, "HEAD_SECONDS", SHORT)
+    monkeypatch.setattr(connection, "UNREAD_SECONDS", SHORT)
+    server = uvicorn.Server(listening(service))
+    with socket.create_server(("127.0.0.1", 0)) as listens:
+        listens.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listens]})
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield int(listens.getsockname()[1])
+        server.should_exit = True
+        thread.join(30)
+
+
+@contextmanager
+def client(port: int, sends: bytes, room: int | None = None) -> Iterator[socket.socket]:
+    """One that has sent something, with room for so many bytes."""
+    with socket.socket() as made:
+        if room:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        made.connect(("127.0.0.1", port))
+        made.sendall(sends)
+        yield made
+
+
+def post(path: str, body: dict[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+def hung_up_after(connected: socket.socket, most: float = 10) -> float:
+    """The seconds until nobody is at the other end, without a byte being read."""
+    began = time.monotonic()
+    while is_open(connected):
+        assert time.monotonic() - began < most, f"the connection is there after {most:g} s"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def is_open(connected: socket.socket) -> bool:
+    """Whether the server's end of a connection is there, in whatever state, as the kernel says."""
+    ends = [f":{address[1]:04X}" for address in (connected.getpeername(), connected.getsockname())]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return any([row[1][-5:], row[2][-5:]] == ends for row in rows)
+
+
+def counted(port: int, status: int) -> int:
+    """Requests for texts that ended so."""
+    figures = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    line = f'lmops_requests_total{{route="/v1/completions",status="{status}"}}'
+    return sum(int(float(one.split()[-1])) for one in figures.splitlines() if one.startswith(line))
+
+
+def test_a_stream_that_nobody_reads_is_ended_and_counted_as_left(
+    hasty: int, service: Service, caplog: pytest.LogCaptureFixture
+):
+    before = {status: counted(hasty, status) for status in (200, 499, 504)}
+
+    with client(hasty, post("/v1/completions", MANY | {"stream": True}), room=4096) as idle:
+        assert idle.recv(12) == b"HTTP/1.1 200"
+        seconds = hung_up_after(idle)
+
+    assert seconds > SHORT * 0.5
+    assert {status: counted(hasty, status) - before[status] for status in before} == {200: 0, 499: 1, 504: 0}
+    assert service.admission.taken == 0
+    assert httpx.get(f"http://127.0.0.1:{hasty}/stats").json()["working"] == 0
+    assert [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING] == []
+
+
+def test_a_stream_that_nobody_reads_is_no_fault_of_the_server_when_its_time_is_over(
+    hasty: int, service: Service, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(service, "serving", document(service.opened.uri, limits={"timeoutSeconds": 1}))
+    monkeypatch.setattr(connection, "UNREAD_SECONDS", 2)
+    before = {status: counted(hasty, status) for status in (200, 499, 504)}
+
+    with client(hasty, post("/v1/completions", MANY | {"stream": True}), room=4096) as idle:
+        assert idle.recv(12) == b"HTTP/1.1 200"
+        hung_up_after(idle)
+
+    assert {status: counted(hasty, status) - before[status] for status in before} == {200: 0, 499: 1, 504: 0}
+    assert service.admission.taken == 0
+
+
+def test_an_answer_that_nobody_reads_does_not_outlive_its_connection(hasty: int):
+    with client(hasty, post("/v1/completions", MANY), room=4096) as idle:
+        assert idle.recv(12) == b"HTTP/1.1 200"
+        hung_up_after(idle)
+
+
+def test_who_reads_slowly_is_told_all(hasty: int):
+    body = MANY | {"stream": True, "n": 2}
+    text = b""
+    with client(hasty, post("/v1/completions", body), room=65536) as slow:
+        while not text.endswith(b"0\r\n\r\n"):
+            part = slow.recv(200_000)
+            assert part, "it was hung up on"
+            text += part
+            time.sleep(SHORT * 0.3)
+
+    assert text.count(b'"finish_reason":"length"') == 2
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"\r\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"],
+    ids=["nothing", "an empty line", "half a head"],
+)
+def test_who_sends_no_whole_head_is_hung_up_on(hasty: int, sent: bytes):
+    with client(hasty, sent) as idle:
+        idle.settimeout(10)
+        began = time.monotonic()
+
+        assert idle.recv(100) == b""
+
+        assert SHORT * 0.5 < time.monotonic() - began < SHORT * 5
+
+
+def test_a_head_that_comes_byte_by_byte_gains_no_time(hasty: int):
+    began = time.monotonic()
+    with client(hasty, b"GET /healthz HTTP/1.1\r\nX: ") as slow, suppress(OSError):
+        while time.monotonic() - began < 10:
+            slow.sendall(b"x")
+            time.sleep(0.1)
+
+    assert time.monotonic() - began < SHORT * 5
+
+
+@pytest.mark.parametrize("more", [b"\r\n", b"GET /healthz"], ids=["an empty line", "half a head"])
+def test_the_head_of_a_second_request_has_its_time_as_well(hasty: int, more: bytes):
+    with client(hasty, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") as idle:
+        idle.settimeout(10)
+        assert b'{"live":true}' in idle.recv(1000)
+        idle.sendall(more)
+
+        assert idle.recv(100) == b""
+
+
+def test_who_waits_between_requests_or_for_an_answer_is_not_hung_up_on(hasty: int):
+    with httpx.Client(base_url=f"http://127.0.0.1:{hasty}", timeout=60) as http:
+        first = http.get("/healthz").extensions["network_stream"]
+        time.sleep(SHORT * 2)
+        second = http.get("/healthz").extensions["network_stream"]
+        long = http.post("/v1/completions", json=MANY | {"logprobs": None, "n": 24})
+
+    assert first is second
+    assert long.elapsed.total_seconds() > SHORT
+    assert len(long.json()["choices"]) == 24
