@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,8 @@ MANY = {"model": NAME, "prompt": "The police", "max_tokens": 300, "ignore_eos": 
 def service(volumes: Volumes, gpt2: str) -> Iterator[Service]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMOPS_VOLUMES", str(volumes.root))
-        yield loaded(document(gpt2))
+        yield loaded(document(gpt2, generation={"chatTemplate": "{{ messages[0].content }}"}))
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -186,3 +189,39 @@ def test_who_waits_between_requests_or_for_an_answer_is_not_hung_up_on(hasty: in
     assert first is second
     assert long.elapsed.total_seconds() > SHORT
     assert len(long.json()["choices"]) == 24
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "The police", "logprobs": 2}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "The police"}], "logprobs": True}),
+    ],
+    ids=["a text", "a chat"],
+)
+def test_others_are_answered_while_probabilities_are_spelled(
+    hasty: int, service: Service, path: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    begun, answered = threading.Event(), threading.Event()
+    decode = service.tokenizer.decode
+
+    def spelled(ids: list[int]) -> str:
+        begun.set()
+        assert answered.wait(30)
+        return str(decode(ids))
+
+    monkeypatch.setattr(service.tokenizer, "decode", spelled)
+    monkeypatch.setattr(service, "_spelled", {})
+    url = f"http://127.0.0.1:{hasty}"
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, url + path, json={"model": NAME, "max_tokens": 8, **body}, timeout=60)
+        try:
+            assert begun.wait(30)
+            assert httpx.get(f"{url}/healthz", timeout=5).json() == {"live": True}
+        finally:
+            answered.set()
+        assert asked.result().status_code == 200
+
+
+def test_what_is_loaded_is_looked_through_for_garbage_once(service: Service):
+    assert gc.get_freeze_count() > 100_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -95,6 +96,8 @@ def loaded(serving: Serving) -> Service:
         opened.uri, opened.task, (opened.digest or "no digest")[:19], opened.engine, opened.device,
         time.monotonic() - began,
     )  # fmt: skip
+    gc.collect()
+    gc.freeze()  # or long answers would wait for all that is loaded to be looked through for garbage
     return service
 
 

@@ -213,8 +213,7 @@ class _Told:
 
     async def json(self, status: int, content: dict[str, Any], headers: dict[str, str]) -> None:
         """An answer as JSON."""
-        body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        await self.response(Response(body, status, headers, "application/json"))
+        await self.response(Response(as_json(content), status, headers, "application/json"))
 
     async def stream(self, stream: Stream) -> None:
         """The first event decides the status: until it is there, the request can still be refused."""
@@ -222,16 +221,16 @@ class _Told:
             async for event in stream.events:
                 if not self.status:
                     await self._begin(200, _EVENTS)
-                await self._event(json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+                await self._event(as_json(event))
             if stream.last is not None:
-                await self._event(stream.last)
+                await self._event(stream.last.encode())
             await self._send({"type": "http.response.body", "body": b""})
         finally:
             await stream.events.aclose()  # type: ignore[attr-defined]
 
     async def end(self, content: dict[str, Any]) -> None:
         """Ends an answer that has begun with what went wrong."""
-        await self._event(json.dumps(content, ensure_ascii=False))
+        await self._event(as_json(content))
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _send(self, message: Message) -> None:
@@ -240,8 +239,8 @@ class _Told:
         if self.is_left:
             raise ClientDisconnect
 
-    async def _event(self, data: str) -> None:
-        await self._send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
+    async def _event(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": b"data: %s\n\n" % data, "more_body": True})
 
     async def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.status = status
@@ -254,6 +253,11 @@ _EVENTS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+
+
+def as_json(content: dict[str, Any]) -> bytes:
+    """As it is sent."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def shaped(fault: Fault, protocol: Protocol) -> dict[str, Any]:

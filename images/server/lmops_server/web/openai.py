@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
+
+from starlette.responses import Response
 
 from lmops_server.faults import wrong
 from lmops_server.metrics import Usage
 from lmops_server.web import kept
 from lmops_server.web.asking import Chat, Completion, Sampling, asks, chat_prompt, prompts
-from lmops_server.web.endpoint import Call, Stream
+from lmops_server.web.endpoint import Call, Stream, as_json
 from lmops_server.writing import Ask, Finish, Piece, Scored
 from lmops_server.writing.writer import Writing
 
@@ -49,33 +53,31 @@ class Job:
     head: Parts
 
 
-async def completions(call: Call) -> Parts | Stream:
+async def completions(call: Call) -> Response | Stream:
     """`POST /v1/completions`."""
     form = call.read(Completion)
     call.service.named(form.model)
     call.service.writing()
     given = await call.beside(lambda: prompts(call.service, form))
     job = _job(call, form, given, form.max_tokens, form.logprobs, "text_completion")
-    echoed = [_decoded(call, ask.prompt) if form.echo else "" for ask in job.asks]
+    echoed = [str(call.service.tokenizer.decode(ask.prompt)) if form.echo else "" for ask in job.asks]
     if form.stream:
         begins = [len(text) for text in echoed]
         return Stream(
             _events(job, lambda place, piece, first: _completion_piece(job, place, piece, first, echoed, begins))
         )
-    texts = await _whole(job)
-    choices = [
-        {
+    return await _answer(
+        job,
+        lambda place, one: {
             "index": place,
             "text": echoed[place] + one.text,
             "logprobs": _completion_logprobs(call, form, one.scored, len(echoed[place])),
             "finish_reason": one.finish,
-        }
-        for place, one in enumerate(texts)
-    ]
-    return job.head | {"choices": choices, "usage": _usage(job, sum(one.tokens for one in texts))}
+        },
+    )
 
 
-async def chat(call: Call) -> Parts | Stream:
+async def chat(call: Call) -> Response | Stream:
     """`POST /v1/chat/completions`."""
     form = call.read(Chat)
     call.service.named(form.model)
@@ -88,17 +90,15 @@ async def chat(call: Call) -> Parts | Stream:
     job = _job(call, form, [prompt], new, scored, "chat")
     if form.stream:
         return Stream(_events(job, lambda place, piece, first: _chat_piece(job, place, piece, first)))
-    texts = await _whole(job)
-    choices = [
-        {
+    return await _answer(
+        job,
+        lambda place, one: {
             "index": place,
             "message": {"role": "assistant", "content": one.text, "refusal": None},
             "logprobs": _chat_logprobs(call, one.scored) if form.logprobs else None,
             "finish_reason": one.finish,
-        }
-        for place, one in enumerate(texts)
-    ]
-    return job.head | {"choices": choices, "usage": _usage(job, sum(one.tokens for one in texts))}
+        },
+    )
 
 
 async def texts(call: Call, form: Sampling, given: list[list[int]], new: int | None, operation: str) -> list[Text]:
@@ -139,6 +139,20 @@ async def _whole(job: Job) -> list[Text]:
     _used(job, written)
     kept.written(job.call, [ask.prompt for ask in job.asks], [one.text for one in found])
     return found
+
+
+async def _answer(job: Job, choice: Callable[[int, Text], Parts]) -> Response:
+    """All of it at once. Probabilities are many and are spelled beside the loop. A choice at a time is written: while
+    that lasts, the process does nothing else."""
+    texts = await _whole(job)
+
+    def written() -> bytes:
+        choices = b",".join(as_json(choice(place, one)) for place, one in enumerate(texts))
+        more = as_json(job.head | {"usage": _usage(job, sum(one.tokens for one in texts))})
+        return b'%s,"choices":[%s]}' % (more[:-1], choices)
+
+    is_long = any(one.scored for one in texts)
+    return Response(await asyncio.to_thread(written) if is_long else written(), media_type="application/json")
 
 
 async def _events(job: Job, shaped: Any) -> AsyncIterator[Parts]:
@@ -193,27 +207,23 @@ def _chat_piece(job: Job, place: int, piece: Piece, first: bool) -> Parts:
 def _completion_logprobs(call: Call, form: Completion, scored: Sequence[Scored], begin: int) -> Parts | None:
     if form.logprobs is None:
         return None
-    tokens = [_decoded(call, [one.id]) for one in scored]
-    offsets = [begin + sum(map(len, tokens[:place])) for place in range(len(tokens))]
+    spelled = call.service.spelled
+    tokens = [spelled(one.id) for one in scored]
     return {
         "tokens": tokens,
         "token_logprobs": [one.logprob for one in scored],
-        "top_logprobs": [{_decoded(call, [token]): value for token, value in one.top} for one in scored],
-        "text_offset": offsets,
+        "top_logprobs": [{spelled(token): value for token, value in one.top} for one in scored],
+        "text_offset": [*accumulate(map(len, tokens[:-1]), initial=begin)][: len(tokens)],
     }
 
 
 def _chat_logprobs(call: Call, scored: Sequence[Scored]) -> Parts:
     def told(token: int, logprob: float) -> Parts:
-        text = _decoded(call, [token])
+        text = call.service.spelled(token)
         return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else list(text.encode())}
 
     content = [told(one.id, one.logprob) | {"top_logprobs": [told(*other) for other in one.top]} for one in scored]
     return {"content": content, "refusal": None}
-
-
-def _decoded(call: Call, ids: list[int]) -> str:
-    return str(call.service.tokenizer.decode(ids))
 
 
 def _usage(job: Job, written: int) -> Parts:

@@ -56,6 +56,7 @@ class Service:
     """Why it is not, and what to do."""
     draining: bool = False
     """No new requests should come: the process is asked to end."""
+    _spelled: dict[int, str] = field(default_factory=dict, repr=False)
     started: int = field(default_factory=lambda: int(time.time()))
     version: str = field(default_factory=_version)
 
@@ -87,6 +88,12 @@ class Service:
     def vocabulary(self) -> int:
         """Tokens are numbers below this one."""
         return self.opened.vocabulary or len(self.tokenizer)
+
+    def spelled(self, token: int) -> str:
+        """A token by itself, remembered: probabilities name few of them over and over."""
+        if (text := self._spelled.get(token)) is None:
+            text = self._spelled[token] = str(self.tokenizer.decode([token]))
+        return text
 
     def unfit(self) -> Fault:
         """The model is made for something else."""
