@@ -19,7 +19,7 @@ import pytest
 import uvicorn
 
 from lmops_server.serve import listening, loaded
-from lmops_server.web import connection
+from lmops_server.web import connection, endpoint
 from lmops_server.web.service import Service
 from served import NAME, Volumes, document
 
@@ -87,10 +87,11 @@ def is_open(connected: socket.socket) -> bool:
     return any([row[1][-5:], row[2][-5:]] == ends for row in rows)
 
 
-def counted(port: int, status: int) -> int:
-    """Requests for texts that ended so."""
+def counted(port: int, status: int, path: str = "/v1/completions") -> int:
+    """Requests that ended so."""
     figures = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-    line = f'lmops_requests_total{{route="/v1/completions",status="{status}"}}'
+    route = path.replace(NAME, "{model}")
+    line = f'lmops_requests_total{{route="{route}",status="{status}"}}'
     return sum(int(float(one.split()[-1])) for one in figures.splitlines() if one.startswith(line))
 
 
@@ -189,6 +190,42 @@ def test_who_waits_between_requests_or_for_an_answer_is_not_hung_up_on(hasty: in
     assert first is second
     assert long.elapsed.total_seconds() > SHORT
     assert len(long.json()["choices"]) == 24
+
+
+TOO_SLOW = "The request was not sent within 1 s. Send it again, and all of it at once."
+OPENAI = {"error": {"message": TOO_SLOW, "type": "timeout_error", "param": None, "code": "timeout"}}
+KSERVE = {"error": TOO_SLOW}
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/v1/completions", OPENAI),
+        ("/v1/chat/completions", OPENAI),
+        ("/v1/tokenize", OPENAI),
+        (f"/v1/models/{NAME}:predict", KSERVE),
+        (f"/v2/models/{NAME}/infer", KSERVE),
+    ],
+)
+@pytest.mark.parametrize("limit", ["of a body", "of a request"])
+def test_a_body_that_does_not_come_is_refused_in_the_words_of_its_protocol(
+    hasty: int, service: Service, path: str, told: dict[str, Any], limit: str, monkeypatch: pytest.MonkeyPatch
+):
+    if limit == "of a body":
+        monkeypatch.setattr(endpoint, "BODY_SECONDS", SHORT)
+    else:
+        monkeypatch.setattr(service, "serving", document(service.opened.uri, limits={"timeoutSeconds": SHORT}))
+    before = counted(hasty, 408, path)
+    with client(hasty, post(path, {"some": "words"})[:-1]) as slow:
+        slow.settimeout(10)
+        answer = b"".join(iter(lambda: slow.recv(10_000), b""))  # until it is hung up on
+
+    head, _, content = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in head.lower()
+    assert json.loads(content) == told
+    assert httpx.get(f"http://127.0.0.1:{hasty}/stats").json()["working"] == 0
+    assert counted(hasty, 408, path) == before + 1
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,13 @@ BODY_SECONDS = 30
 """How long a client may take to send its request."""
 GONE = 499
 """The status in log and metrics of a request whose client did not wait for the answer."""
-TYPES = {401: "authentication_error", 429: "rate_limit_error", 404: "not_found_error", 504: "timeout_error"}
+TYPES = {
+    401: "authentication_error",
+    429: "rate_limit_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    504: "timeout_error",
+}
 
 
 @dataclass
@@ -180,8 +186,9 @@ class Endpoint:
             raise _too_large(most)
         parts: list[bytes] = []
         size = 0
+        seconds = min(BODY_SECONDS, self.service.limits.timeout_seconds)
         try:
-            async with asyncio.timeout(min(BODY_SECONDS, self.service.limits.timeout_seconds)):
+            async with asyncio.timeout(seconds):
                 async for part in request.stream():
                     size += len(part)
                     if size > most:
@@ -189,7 +196,10 @@ class Endpoint:
                     parts.append(part)
         except TimeoutError as error:
             raise Fault(
-                408, f"The request was not sent within {BODY_SECONDS} s.", headers={"Connection": "close"}
+                408,
+                f"The request was not sent within {seconds} s. Send it again, and all of it at once.",
+                code="timeout",
+                headers={"Connection": "close"},
             ) from error
         return b"".join(parts)
 
