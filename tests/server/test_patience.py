@@ -8,18 +8,21 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from tokenizers import Encoding
 
 from lmops_server.serve import listening, loaded
 from lmops_server.web import connection, endpoint
+from lmops_server.web.asking import Chat, chat_prompt, tokens
 from lmops_server.web.service import Service
 from served import NAME, Volumes, document
 
@@ -262,3 +265,24 @@ def test_others_are_answered_while_probabilities_are_spelled(
 
 def test_what_is_loaded_is_looked_through_for_garbage_once(service: Service):
     assert gc.get_freeze_count() > 100_000
+
+
+def test_many_threads_may_read_with_one_tokenizer(service: Service):
+    texts = [f"{word} said the police of the city " * 20 for word in ("this", "that", "naught")]
+    chat = Chat.model_validate({"model": NAME, "messages": [{"role": "user", "content": texts[0]}]})
+    work: list[Callable[[], Any]] = [
+        *(partial(service.tokenizer.backend_tokenizer.encode, text) for text in texts),
+        *(partial(tokens, service, text, 0) for text in texts),
+        partial(chat_prompt, service, chat),
+        partial(service.tokenizer.decode, [*range(1000)]),
+    ]
+
+    def done() -> list[Any]:
+        found = [one() for one in work]
+        return [one.ids if isinstance(one, Encoding) else one for one in found]
+
+    alone = done()
+    with ThreadPoolExecutor(16) as pool:
+        together = [pool.submit(done) for _ in range(400)]
+
+    assert all(one.result() == alone for one in together)

@@ -83,7 +83,8 @@ class Texts:
     ) -> None:
         self.opened = opened
         self.tokenizer = opened.tokenizer()
-        self._long = opened.tokenizer(), ThreadPoolExecutor(1, "tokens")  # no two threads may use one tokenizer
+        # One of its own: a tokenizer has one length for all threads, and whoever makes examples sets it.
+        self._long = opened.tokenizer(), ThreadPoolExecutor(1, "tokens")
         self.embeds = encoder.embeds
         self._encoder = encoder
         self._drift: Drift | None = None

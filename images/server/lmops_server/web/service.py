@@ -42,6 +42,7 @@ class Service:
     requests: Requests
     keys: Callable[[], list[str] | None]
     tokenizer: Any
+    """The loop and the threads beside it read with it at once. It has one length for all of them: nobody may set it."""
     texts: Texts | None = None
     """Where it is an encoder."""
     writer: Writer | None = None
