@@ -1,4 +1,4 @@
-"""Hub data sets: read through the real client from a small hub on this machine."""
+"""What is of the hub: read through the real client from a small hub on this machine."""
 
 from __future__ import annotations
 
@@ -36,14 +36,20 @@ dataset_info:
 }
 
 
+REFUSED = {"private": 401, "forbidden": 403, "nothing": 404, "busy": 429, "broken": 503}
+"""Models that the hub does not give out, and how it answers for them."""
+
+
 class Hub(BaseHTTPRequestHandler):
-    """The few answers of the hub that reading one small data set takes."""
+    """The few answers of the hub that reading one small data set takes, and those of a hub that does not give."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         place = self.path.partition("?")[0]
-        if not place.startswith(("/api/datasets/owner/pairs", "/datasets/owner/pairs")):
+        if place.startswith("/api/models/owner/"):
+            self._answer(REFUSED[place.split("/")[4]])
+        elif not place.startswith(("/api/datasets/owner/pairs", "/datasets/owner/pairs")):
             self._answer(404)
         elif "/resolve/" in place:
             content = FILES.get(place.partition(f"/resolve/{COMMIT}/")[2])
@@ -160,3 +166,35 @@ def test_a_hub_data_set_is_read_at_its_commit_with_its_class_names(endpoint, tmp
 )
 def test_what_the_hub_does_not_give_is_refused(endpoint, tmp_path, source, environment, refusal):
     assert read(endpoint, tmp_path, source, **environment)[-1] == refusal
+
+
+MODELS = """
+import json, sys
+from lmops_trainer.failures import Refusal
+from lmops_trainer.uris import folder
+
+for uri in sys.argv[1:]:
+    try:
+        folder(uri, ["*"])
+    except Refusal as refusal:
+        print(json.dumps([refusal.class_, refusal.reason, refusal.message, refusal.remedy]))
+"""
+NAME = "Check the name and revision; a private one needs HF_TOKEN in the Secret credentials.secretName."
+LATER = "Try again later, or copy the files to a volume."
+
+
+def test_why_the_hub_gives_no_model_is_told_by_what_it_answers(endpoint, tmp_path):
+    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    uris = [f"hf://owner/{name}" for name in REFUSED]
+
+    done = subprocess.run(
+        [sys.executable, "-c", MODELS, *uris], env=os.environ | settings, capture_output=True, text=True, timeout=120
+    )
+
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        ["Credentials", "HubRefused", "The hub does not give out hf://owner/private (HTTP 401).", NAME],
+        ["Credentials", "HubRefused", "The hub does not give out hf://owner/forbidden (HTTP 403).", NAME],
+        ["Model", "HubRefused", "The hub does not give out hf://owner/nothing (HTTP 404).", NAME],
+        ["Model", "HubFailed", "The hub answers for hf://owner/busy with an error (HTTP 429).", LATER],
+        ["Model", "HubFailed", "The hub answers for hf://owner/broken with an error (HTTP 503).", LATER],
+    ], done.stderr

@@ -72,28 +72,45 @@ def reaching(uri: str, class_: FailureClass) -> Iterator[None]:
     from httpx2 import TransportError  # what huggingface_hub lets through
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    refusals = HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     try:
         yield
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        if status in (401, 403, 404):
-            raise Refusal(
-                "Credentials" if status != 404 else class_,
-                "HubRefused",
-                f"The hub does not give out {uri} (HTTP {status}).",
-                "Check the name and revision; a private one needs HF_TOKEN in the Secret credentials.secretName.",
-                [str(error).splitlines()[0]],
-            ) from error
-        raise _unreachable(uri, class_, error) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, TransportError, ConnectionError, TimeoutError) as error:
-        raise _unreachable(uri, class_, error) from error
+    except (*refusals, TransportError, ConnectionError, TimeoutError) as error:
+        raise _refused(uri, class_, _status(error), error) from error
 
 
-def _unreachable(uri: str, class_: FailureClass, error: Exception) -> Refusal:
+def _status(error: BaseException) -> int | None:
+    """What the hub has answered, if it has: its client tells that it found no files, and behind that why."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    link: BaseException | None = error
+    while link and not isinstance(link, HfHubHTTPError):
+        link = link.__cause__
+    return link.response.status_code if link and link.response is not None else None
+
+
+def _refused(uri: str, class_: FailureClass, status: int | None, error: Exception) -> Refusal:
+    lines = [line for line in str(error).splitlines() if line.strip()][:3]
+    if status in (401, 403, 404):
+        return Refusal(
+            "Credentials" if status != 404 else class_,
+            "HubRefused",
+            f"The hub does not give out {uri} (HTTP {status}).",
+            "Check the name and revision; a private one needs HF_TOKEN in the Secret credentials.secretName.",
+            lines[:1],
+        )
+    if status is not None:
+        return Refusal(
+            class_,
+            "HubFailed",
+            f"The hub answers for {uri} with an error (HTTP {status}).",
+            "Try again later, or copy the files to a volume.",
+            lines,
+        )
     return Refusal(
         class_,
         "HubUnreachable",
         f"{uri} could not be fetched from the hub.",
         "Check that pods may reach the hub and that HF_HUB_OFFLINE is not set, or copy the files to a volume.",
-        [line for line in str(error).splitlines() if line.strip()][:3],
+        lines,
     )
