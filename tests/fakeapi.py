@@ -52,6 +52,8 @@ class FakeApi:
         self.store, self.bookmarks, self.faults = store, bookmarks, NONE
         self.port, self.requests = 0, 0
         self.asked: list[Asked] = []
+        self.lagging = set[str]()
+        """Kinds whose CRDs are there, and that are not served yet."""
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> FakeApi:
@@ -119,7 +121,7 @@ class FakeApi:
 
     def serves(self, kind: str) -> bool:
         """Whether a kind is known."""
-        return kind not in CUSTOM or _crd(kind) in self.store.objects
+        return kind not in CUSTOM or (_crd(kind) in self.store.objects and kind not in self.lagging)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         place = self._place(request.path)

@@ -130,9 +130,9 @@ class Watch:
             identity=WATCHER,
             stop_flag=stop,
         )
-        if namespaces:  # Kopf does not scan then
-            looking = (changes(self.serves, self._kinds), self._moved(namespaces))
-            tasks = [*tasks, *map(asyncio.create_task, looking)]
+        # Kopf scans once when a CRD comes, which may be before its kind is served, and where it watches all alone.
+        looking = [changes(self.serves, self._kinds), *([self._moved(namespaces)] if namespaces else [])]
+        tasks = [*tasks, *map(asyncio.create_task, looking)]
         try:
             started()
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -131,6 +131,23 @@ def test_row_8_a_kind_that_is_not_installed_is_told_and_nothing_is_lost_when_it_
     play(tmp_path, script)
 
 
+def test_row_8_a_kind_that_is_served_only_some_time_after_its_crd_has_come_is_watched_all_the_same(tmp_path: Path):
+    async def script(api: FakeApi, one: Service) -> None:
+        api.uninstall("PyTorchJob")
+        job = submit(api.store, "job")
+        await until(lambda: "PyTorchJobs are unknown here" in reason(api, job))
+        api.lagging.add("PyTorchJob")
+        api.install("PyTorchJob")
+        await asyncio.sleep(1)  # who looks when the CRD comes finds nothing
+        api.lagging.clear()
+        api.asked.clear()
+        await until(lambda: ("list", "PyTorchJob", 200) in {(each.verb, each.kind, each.status) for each in api.asked})
+        await until(lambda: phase(api, job) == ENDS)
+        assert one.problem() == ""
+
+    play(tmp_path, script)
+
+
 def test_row_8_an_operator_of_some_namespaces_sees_a_kind_that_comes_and_reads_nothing_of_the_whole_cluster(
     tmp_path: Path,
 ):
