@@ -166,9 +166,14 @@ def serving(
         await_ready(started)
         yield started
     finally:
-        if started.process.poll() is None:
-            started.process.send_signal(signal.SIGTERM)
-            started.process.wait(30)
+        stop(started)
+
+
+def stop(server: Server) -> None:
+    """Ends it as Kubernetes does, if it has not ended."""
+    if server.process.poll() is None:
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(30)
 
 
 def start(volumes: Volumes, serving: Serving, folder: Path, environment: Mapping[str, str] | None = None) -> Server:

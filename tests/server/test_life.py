@@ -17,9 +17,11 @@ import torch
 
 import served
 from lmops.api import LastWords, Serving
+from lmops.serving.inferenceservice import REVISION, revision_of
 from lmops_server.opened import Opened
 from lmops_trainer.failures import Refusal, failure_of
 from served import NAME, Server, Volumes, document
+from serving.builders import A, after, crashed, kept, pod, service
 
 
 @pytest.fixture
@@ -89,6 +91,73 @@ def test_the_sentence_reaches_the_termination_message_and_the_process_ends(
     words = LastWords.model_validate_json((tmp_path / "termination").read_text())
     assert words.failure is not None
     assert (words.failure.class_, words.failure.reason) == ("Model", "DigestMismatch")
+
+
+def test_a_hub_that_is_away_is_told_by_the_server_and_then_by_the_service(volumes: Volumes, tmp_path: Path):
+    uri = "hf://owner/film-critic"
+    nobody = {"HF_ENDPOINT": f"http://127.0.0.1:{served.free_port()}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    new = service(model={"from": {"uri": uri}})
+
+    server = served.start(volumes, document(uri), tmp_path, nobody)
+
+    assert server.process.wait(60) == 1
+    starts = after(new)
+    (child,) = starts.apply
+    replica = pod(new, A, ready=False, **crashed(message=(tmp_path / "termination").read_text()))
+    replica["metadata"]["labels"][REVISION] = revision_of(child)
+    told = after(kept(new, starts), child, replica).status
+    assert (told.phase, told.failure.class_, told.failure.reason) == ("Failed", "Model", "HubUnreachable")
+    assert told.failure.message == f"{uri} could not be fetched from the hub."
+    assert told.failure.remedy.startswith("Check that pods may reach the hub and that HF_HUB_OFFLINE is not set")
+    assert "Connection refused" in told.failure.evidence[0]
+
+
+@pytest.mark.parametrize("model", ["reviews", "gpt2"])
+def test_it_is_not_ready_before_it_has_answered_by_itself(
+    model: str, request: pytest.FixtureRequest, volumes: Volumes, tmp_path: Path
+):
+    server = served.start(volumes, document(request.getfixturevalue(model)), tmp_path)
+    refused = 0
+    try:
+        while (told := readiness(server)) != 200:
+            assert (told, server.process.poll()) == (None, None)  # nobody listens, and nobody gives up
+            refused += 1
+        figures = httpx.get(f"{server.url}/metrics").text
+    finally:
+        served.stop(server)
+
+    assert refused > 0
+    assert counted("lmops_batch_rows_count", figures) > 0
+    assert counted("lmops_requests_total", figures) == 0
+
+
+def readiness(server: Server) -> int | None:
+    """What a probe is answered; nothing where nobody listens."""
+    try:
+        return httpx.get(f"{server.url}/v2/health/ready").status_code
+    except httpx.TransportError:
+        return None
+
+
+def counted(name: str, figures: str) -> float:
+    """A figure, summed up over its labels."""
+    lines = (line.split() for line in figures.splitlines())
+    return sum(float(line[-1]) for line in lines if line[0].partition("{")[0] == name)
+
+
+def test_a_model_that_is_loaded_and_then_cannot_answer_is_not_served(volumes: Volumes, copied: Path, tmp_path: Path):
+    passport = json.loads((copied / "lmops.json").read_text())
+    (copied / "lmops.json").write_text(json.dumps({**passport, "maxLength": 600}))  # there are 512 positions
+
+    server = served.start(Volumes(copied.parents[1]), document("pvc://models/copy"), tmp_path)
+
+    assert server.process.wait(60) == 1
+    words = LastWords.model_validate_json((tmp_path / "termination").read_text())
+    assert words.failure is not None
+    assert (words.failure.class_, words.failure.reason) == ("Model", "WarmUpFailed")
+    assert words.failure.message.startswith("pvc://models/copy was loaded by Transformers, but cannot answer: ")
+    assert "600" in words.failure.message
+    assert words.failure.evidence[-1] in server.log.read_text()
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,25 @@ def test_who_leaves_early_makes_room_and_the_others_go_on(opened: Opened, tokeni
         assert time.monotonic() < end
 
 
+@pytest.mark.parametrize("step", ["read", "step"])
+def test_who_asks_is_told_what_a_pass_failed_of_and_the_next_one_is_answered(
+    step: str, opened: Opened, tokenizer: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+):
+    decoder = d.decoder(opened, 1)
+    writer = Writer(decoder, tokenizer, [])
+    wanted = written(writer, [ask(prompts[4])])
+
+    def full(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, step, full)
+        with pytest.raises(torch.OutOfMemoryError, match=r"2\.00 GiB"):
+            written(writer, [ask(prompt) for prompt in prompts[:3]])
+
+    assert written(writer, [ask(prompts[4])]) == wanted
+
+
 def test_tokens_are_drawn_as_often_as_they_are_probable():
     scores = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
     settings = {"top_k": 3, "top_p": 0.9, "temperature": 1.0}

@@ -9,10 +9,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 import uvloop
@@ -34,7 +34,7 @@ from lmops_server.web.endpoint import keys_in
 from lmops_server.web.service import Service
 from lmops_server.writing import Ask
 from lmops_trainer import endings
-from lmops_trainer.failures import failure, failure_of
+from lmops_trainer.failures import Refusal, failure, failure_of
 from lmops_trainer.log import log, open_log, quiet_libraries
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def serve(serving: Serving) -> int:
     except (Exception, SystemExit) as error:
         failed = failure_of(error) if isinstance(error, Exception) else _port_taken()
         log.error("%s: %s %s", failed.reason, failed.message, failed.remedy)
-        if failed.class_ == "Code":
+        if failed.evidence:
             log.error("\n".join(failed.evidence))
         endings.write(LastWords(failure=failed))
         return 1
@@ -112,14 +112,31 @@ def _with_engine(service: Service) -> None:
         writer = Writer(decoder(opened, count), opened.tokenizer(), _ends(service), metrics.took)
         metrics.gauge(*waiting, lambda: writer.waiting)
         service.writer = writer
-        asyncio.run(_warm_writer(writer, opened))
+        _warm(opened, _warm_writer(writer, opened))
         return
     from lmops_server.encoders import encoder
 
     texts = Texts(opened, encoder(opened, count), service.limits.input_tokens, metrics.took)
     metrics.gauge(*waiting, lambda: texts.batcher.waiting)
     service.texts = texts
-    asyncio.run(_warm_texts(texts))
+    _warm(opened, _warm_texts(texts))
+
+
+def _warm(opened: Opened, answering: Coroutine[Any, Any, None]) -> None:
+    """Lets it answer before anybody asks. A model that cannot is not served; what it lacks room for is told as that."""
+    try:
+        asyncio.run(answering)
+    except Exception as error:
+        failed = failure_of(error)
+        if failed.class_ != "Code":
+            raise
+        raise Refusal(
+            "Model",
+            "WarmUpFailed",
+            f"{opened.uri} was loaded by {opened.engine}, but cannot answer: {failed.message}.",
+            "Its config.json or its passport does not fit its weights: publish it again, or set another engine.",
+            failed.evidence,
+        ) from error
 
 
 def _watch(service: Service) -> None:

@@ -156,10 +156,10 @@ class Writer:
         self._part = group[0] if group[0].read + CHUNK < len(group[0].ask.prompt) else None
         try:
             scores = self._decoder.read(first, chunks)
-        except Exception:
-            self._part, lost = None, group
-            for writing in lost:
-                writing.deliver(RuntimeError("the prompt could not be read"))
+        except Exception as error:
+            self._part = None
+            for writing in group:
+                writing.deliver(error)
             raise
         for writing, chunk in zip(group, chunks, strict=True):
             writing.read += len(chunk)
