@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cluster import gateway
 from cluster.client import BACK_OFF, Cluster, Manifest
 from cluster.controlplane import ControlPlane
 from cluster.players import Players
@@ -16,6 +17,7 @@ from serving.builders import last_words
 
 pytestmark = pytest.mark.usefixtures("kserve", "running_operator")
 REVISION = "lmops.dev/revision"
+HOST = "reviews.example.com"
 
 
 class Service:
@@ -39,13 +41,28 @@ class Service:
         status: Manifest = found["status"]
         return status
 
+    def exposed(self, reason: str | None) -> Manifest:
+        """Its status, once its condition says so of its name outside, or nothing any more."""
+
+        def says_so(lms: Manifest) -> bool:
+            told = [each["reason"] for each in lms["status"]["conditions"] if each["type"] == "Exposed"]
+            return told == ([reason] if reason else [])
+
+        found = self.cluster.until("languagemodelservice", "reviews", says_so, self.namespace, BACK_OFF)
+        status: Manifest = found["status"]
+        return status
+
+    def pods(self) -> list[Manifest]:
+        """Its pods that do not leave."""
+        found = self.cluster.list("pod", self.namespace, "lmops.dev/run=reviews")
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
     def pod(self, *but: str) -> Manifest:
         """A pod of a revision that is none of these."""
         end = time.monotonic() + BACK_OFF
         while time.monotonic() < end:
-            found = self.cluster.list("pod", self.namespace, "lmops.dev/run=reviews")
-            for pod in found:
-                if "deletionTimestamp" not in pod["metadata"] and pod["metadata"]["labels"][REVISION] not in but:
+            for pod in self.pods():
+                if pod["metadata"]["labels"][REVISION] not in but:
                     return pod
             time.sleep(0.2)
         raise TimeoutError(f"no such pod: {self.players.describe()}")
@@ -113,30 +130,47 @@ def test_once_it_serves_nobody_writes_any_more(service: Service) -> None:
 
 def test_it_has_a_name_outside_once_an_ingress_controller_leads_from_there(service: Service) -> None:
     cluster, space = service.cluster, service.namespace
-
-    def exposed(truth: str) -> Manifest:
-        """Its status, once its condition says so."""
-        found = cluster.until(
-            "languagemodelservice",
-            "reviews",
-            lambda lms: any((c["type"], c["status"]) == ("Exposed", truth) for c in lms["status"]["conditions"]),
-            space,
-        )
-        status: Manifest = found["status"]
-        return status
-
     inside = service.until("Serving")["url"]
-    service.apply("pvc://models/a", expose={"host": "reviews.example.com", "ingressClassName": "nginx"})
-    assert exposed("False")["url"] == inside
+    service.apply("pvc://models/a", expose={"host": HOST, "ingressClassName": "nginx"})
+    assert service.exposed("AwaitingIngress")["url"] == inside
     patch = json.dumps({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}})
     which = ("patch", "ingress", "reviews-expose", "-n", space, "--subresource=status")
     cluster.kubectl(*which, "--type=merge", "-p", patch)
 
-    assert exposed("True")["url"] == "http://reviews.example.com"
+    assert service.exposed("Admitted")["url"] == f"http://{HOST}"
     assert cluster.get("ingress", "reviews-expose", space)["metadata"]["generation"] == 1
     service.apply("pvc://models/a")
-    cluster.until("languagemodelservice", "reviews", lambda lms: lms["status"]["url"] == inside, space)
-    assert not cluster.list("ingress", space, "lmops.dev/job=reviews")
+    assert service.exposed(None)["url"] == inside
+    cluster.kubectl("wait", "--for=delete", "ingress/reviews-expose", "-n", space, "--timeout=60s")
+
+
+def test_a_route_leads_to_it_from_when_there_is_a_gateway_api_and_a_gateway_that_takes_it(service: Service) -> None:
+    cluster, space = service.cluster, service.namespace
+    inside, old = service.until("Serving")["url"], service.pod()
+    web = {"name": "web", "namespace": "edge", "listener": "https"}
+    service.apply("pvc://models/a", expose={"host": HOST, "gateway": web}, limits={"timeoutSeconds": 90})
+    service.ready(service.pod(old["metadata"]["labels"][REVISION]))
+    assert service.exposed("NotInstalled")["url"] == inside
+
+    gateway.install(cluster)
+
+    assert service.exposed("AwaitingGateway")["url"] == inside
+    route = cluster.get("httproute", "reviews-expose", space)
+    (parent,), (rule,) = route["spec"]["parentRefs"], route["spec"]["rules"]
+    (backend,) = rule["backendRefs"]
+    ports = cluster.get("service", backend["name"], space)["spec"]["ports"]
+    assert (parent["name"], parent["namespace"], parent["sectionName"]) == ("web", "edge", "https")
+    assert (route["spec"]["hostnames"], rule["timeouts"]) == ([HOST], {"request": "90s"})
+    assert [port["port"] for port in ports] == [backend["port"]]
+
+    gateway.says(cluster, route, accepted=True)
+    assert service.exposed("Admitted")["url"] == f"https://{HOST}"
+    gateway.says(cluster, route, accepted=False)
+    assert service.exposed("NotAllowedByListeners")["url"] == inside
+    assert cluster.get("httproute", "reviews-expose", space)["metadata"]["generation"] == 1
+    service.apply("pvc://models/a", limits={"timeoutSeconds": 90})
+    assert service.exposed(None)["url"] == inside
+    cluster.kubectl("wait", "--for=delete", "httproute/reviews-expose", "-n", space, "--timeout=60s")
 
 
 def test_another_model_takes_over_when_its_replica_is_ready(service: Service) -> None:
@@ -154,6 +188,21 @@ def test_another_model_takes_over_when_its_replica_is_ready(service: Service) ->
         "pvc://models/b",
         ["pvc://models/a", "pvc://models/b"],
     )
+
+
+def test_without_room_for_both_an_old_replica_goes_before_a_new_one_comes(service: Service) -> None:
+    service.apply("pvc://models/a", rollout={"surge": 0})
+    service.cluster.until("deployment", "reviews-predictor", _makes_room_first, service.namespace)
+    together: list[int] = []
+
+    service.apply("pvc://models/b", rollout={"surge": 0})
+    while not (new := [pod for pod in service.pods() if _model(pod) == "pvc://models/b"]):
+        together.append(len(service.pods()))
+    together.append(len(service.pods()))
+
+    assert max(together) == 1
+    service.ready(new[0])
+    assert service.until("Serving")["model"]["uri"] == "pvc://models/b"
 
 
 def test_a_model_that_does_not_come_up_is_told_while_the_old_one_serves(service: Service) -> None:
@@ -194,3 +243,11 @@ def test_an_autoscaler_is_made_where_there_may_be_more_replicas(service: Service
 
 def _has_one_replica(found: Manifest) -> bool:
     return bool(found["spec"]["predictor"]["minReplicas"] == 1)
+
+
+def _makes_room_first(deployment: Manifest) -> bool:
+    return bool(deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1})
+
+
+def _model(pod: Manifest) -> str:
+    return str(json.loads(pod["spec"]["containers"][0]["args"][0])["model"]["uri"])
