@@ -112,6 +112,12 @@ def language_model(volumes: Volumes, scratch: Path) -> str:
     return volumes.publish("gpt2", source.folder, source.task)
 
 
+def untrained(volumes: Volumes, scratch: Path, name: str = "new", beside: Mapping[str, str] | None = None) -> str:
+    """A GPT-2 that knows nothing, and is there at once: what it writes hangs together with what it has read alone."""
+    source = compressed.untrained(_made(scratch / name), n_embd=64, n_layer=2, n_positions=320)
+    return volumes.publish(name, source.folder, source.task, beside=beside)
+
+
 def language_graph(volumes: Volumes, scratch: Path, language_model: str) -> str:
     """The same as a graph with its cache."""
     folder = volumes.root / language_model.removeprefix("pvc://")

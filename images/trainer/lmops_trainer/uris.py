@@ -86,7 +86,9 @@ def _status(error: BaseException) -> int | None:
     link: BaseException | None = error
     while link and not isinstance(link, HfHubHTTPError):
         link = link.__cause__
-    return link.response.status_code if link and link.response is not None else None
+    if not isinstance(link, HfHubHTTPError) or link.response is None:
+        return None
+    return int(link.response.status_code)
 
 
 def _refused(uri: str, class_: FailureClass, status: int | None, error: Exception) -> Refusal:
