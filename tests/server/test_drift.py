@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -70,7 +72,7 @@ def far(found: dict[str, float]) -> set[str]:
     return {name for name, value in found.items() if value > limits.get(name.partition(":")[0], 1e9)}
 
 
-def test_nothing_is_told_of_few_inputs(server: Server):
+def test_nothing_is_nothing_else_few_inputs(server: Server):
     ask(server, served.held_out()[: LEAST - 1])
 
     assert figures(server) == {"baseline": 1, "rows": LEAST - 1}
@@ -185,6 +187,49 @@ def test_figures_are_told_to_who_asks_for_no_metrics(server: Server):
     assert told["rows"] == len(served.held_out())
     assert set(told["psi"]) == {"tokenLength", "labels", "confidence"}
     assert told["embedding"] < 0.3
+
+
+def told(server: Server, route: str, bodies: list[dict[str, Any]]) -> list[int]:
+    """The statuses of requests that are sent together."""
+
+    async def all_of_them() -> list[int]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+            found = await asyncio.gather(*(http.post(route, json=body) for body in bodies))
+        return [each.status_code for each in found]
+
+    return asyncio.run(all_of_them())
+
+
+def rows(server: Server) -> int:
+    with server.client() as client:
+        return int(client.get("/stats").json()["drift"]["rows"])
+
+
+def test_a_text_that_is_refused_is_no_traffic(volumes: Volumes, pictured: str, tmp_path: Path):
+    limits, texts = {"queue": 4, "inputTokens": 40}, served.held_out()[:4]
+    with served.serving(volumes, served.document(pictured, limits=limits), tmp_path) as server:
+        wrong = [{"input": "a film " * 60}, {"input": [*texts, "a film"]}, {"input": ["a film", "a film " * 60]}]
+        assert set(told(server, "/v1/classify", wrong)) == {400}
+        assert rows(server) == 0
+        statuses = told(server, "/v1/classify", [{"input": texts}] * 24)
+
+        assert set(statuses) == {200, 429}
+        assert rows(server) == 4 * statuses.count(200)
+
+
+def test_a_prompt_that_is_refused_is_no_traffic(volumes: Volumes, tmp_path: Path):
+    nothing_else = {"predictions": None, "labels": None, "confidence": None, "embedding": None}
+    beside = {"baseline.json": picture().model_copy(update=nothing_else).written()}
+    uri = served.untrained(volumes, tmp_path, "pictured-gpt2", beside)
+    good = {"model": served.NAME, "prompt": "The police", "max_tokens": 40, "ignore_eos": True}
+    wrong = [{"prompt": "The police " * 400}, {"prompt": [1 << 20]}, {"n": 5}, {"prompt": ""}]
+    with served.serving(volumes, served.document(uri, limits={"queue": 4}), tmp_path) as server:
+        assert set(told(server, "/v1/completions", [good | each for each in wrong])) == {400}
+        assert rows(server) == 0
+        statuses = told(server, "/v1/completions", [good | {"stream": number % 2 == 0} for number in range(24)])
+
+        assert set(statuses) == {200, 429}
+        assert rows(server) == statuses.count(200)
 
 
 def opened(tmp_path: Path, **changes: Any) -> Opened:
