@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import signal
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -259,25 +258,6 @@ def test_an_answer_that_takes_too_long_is_ended(volumes: Volumes, gpt2: str, tmp
     lines = [line for line in streamed.text.splitlines() if line]
     assert streamed.status_code == 200
     assert "limits.timeoutSeconds" in json.loads(lines[-1].removeprefix("data: "))["error"]["message"]
-
-
-def test_who_reads_nothing_is_given_up_when_the_time_is_over(volumes: Volumes, tmp_path: Path):
-    body = {"model": NAME, "prompt": "The police", "max_tokens": 310, "ignore_eos": True, "n": 32, "stream": True}
-    asked = json.dumps(body | {"logprobs": 5}).encode()
-    patient = document(served.untrained(volumes, tmp_path), limits={"timeoutSeconds": 5})
-    with served.serving(volumes, patient, tmp_path) as server:
-        host, port = server.url.removeprefix("http://").split(":")
-        with socket.socket() as deaf, server.client() as http:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            deaf.connect((host, int(port)))
-            deaf.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(asked) + asked)
-            end = time.monotonic() + 30
-            while not http.get("/stats").json()["working"]:
-                assert time.monotonic() < end, "it is never begun"
-            while counted("lmops_requests_in_flight", http.get("/metrics").text):
-                assert time.monotonic() < end, "it is answered for ever"
-                time.sleep(0.1)
-            assert http.get("/stats").json()["working"] == 0
 
 
 def test_keys_are_asked_for_where_the_service_has_some(volumes: Volumes, reviews: str, tmp_path: Path):
