@@ -58,8 +58,12 @@ ENCODER = [
     ("/v1/embeddings", {"model": NAME, "input": [[-1]]}, 400, "numbers from 0"),
     ("/v1/embeddings", {"model": NAME, "input": [1] * 513}, 400, "at most 512"),
     ("/v1/embeddings", {"model": NAME, "input": "a", "dimensions": 7}, 400, "384 dimensions"),
+    ("/v1/embeddings", {"model": NAME, "input": "film " * 60}, 400, "at most 48"),
+    ("/v1/classify", {"input": ["a"] * 5_000}, 400, "at most 4096"),
+    ("/v1/classify", {"input": ["a", {"text": "b", "pair": 5}]}, 400, "input.1.pair: input should be a valid string"),
+    ("/v1/classify", {"input": {"text": "a", "pear": "b"}}, 400, "no field 'input.pear'"),
     ("/v1/tokenize", {"input": 7}, 400, "input"),
-    ("/v1/nothing", {}, 404, "GET / shows"),
+    ("/v1/nothing", {}, 404, "GET /openapi.json says"),
 ]
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 
@@ -100,6 +104,8 @@ WRITER = [
     (COMPLETIONS, completion(prompt="police " * 400, stream=True), 400, "at most 319"),
     (COMPLETIONS, completion(prompt=["a"] * 5, n=128), 400, "limits.queue"),
     (CHAT, chat(messages=[]), 400, "messages"),
+    (CHAT, chat(None), 400, "messages.0.content"),
+    (CHAT, {"model": NAME, "messages": [{"role": "user"}]}, 400, "messages.0.content: field required"),
     (CHAT, {"model": NAME, "messages": [{"content": "a"}]}, 400, "role"),
     (CHAT, chat([{"type": "image_url", "image_url": {"url": "x"}}]), 400, "messages.0.content"),
     (CHAT, chat(top_logprobs=2), 400, "logprobs: true"),

@@ -18,7 +18,10 @@ import torch
 import served
 from lmops.api import LastWords, Serving
 from lmops.serving.inferenceservice import REVISION, revision_of
+from lmops_server.encoders import encoder
 from lmops_server.opened import Opened
+from lmops_server.serve import _warm_texts
+from lmops_server.texts import Texts
 from lmops_trainer.failures import Refusal, failure_of
 from served import NAME, Server, Volumes, document
 from serving.builders import A, after, crashed, kept, pod, service
@@ -78,6 +81,30 @@ def test_a_folder_without_weights_or_with_pickles_alone_says_so(copied: Path):
     )
     shutil.rmtree(copied)
     assert told(document("pvc://models/copy")).startswith("ModelMissing: pvc://models/copy is no model: there is no")
+
+
+def test_a_folder_without_a_tokenizer_says_so(copied: Path):
+    for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        (copied / file).unlink(missing_ok=True)
+    (copied / "lmops.json").unlink()  # with it the folder would not be what its passport says
+    opened = Opened.open(document("pvc://models/copy"))
+
+    with pytest.raises(Refusal, match=r"pvc://models/copy holds no tokenizer\."):
+        opened.tokenizer()
+
+
+def test_an_encoder_is_warmed_up_within_what_the_service_takes(copied: Path):
+    opened = Opened.open(document("pvc://models/copy"))
+    passed = list[int]()
+
+    for longest in (2, None):
+        model = encoder(opened, 1)
+        texts = Texts(opened, model, longest)
+        texts.batcher._work = lambda examples, model=model: [passed.append(len(examples[0].ids)), model(examples)][1]
+        asyncio.run(_warm_texts(texts))
+        texts.batcher.close()
+
+    assert passed == [1, 2, 1, 48]
 
 
 def test_the_sentence_reaches_the_termination_message_and_the_process_ends(

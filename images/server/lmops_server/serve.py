@@ -21,11 +21,12 @@ from lmops.api import Failure, LastWords, Serving
 from lmops_server import memory, threads
 from lmops_server.admission import Admission
 from lmops_server.drift import Exposed, drift
+from lmops_server.encoders import Example
 from lmops_server.metrics import Metrics
 from lmops_server.opened import Opened
 from lmops_server.requestlog import Requests
 from lmops_server.rowlog import RowLog
-from lmops_server.texts import Asked, Texts
+from lmops_server.texts import Texts
 from lmops_server.tracing import traces
 from lmops_server.web.app import app
 from lmops_server.web.asking import try_template
@@ -36,6 +37,7 @@ from lmops_server.writing import Ask
 from lmops_trainer import endings
 from lmops_trainer.failures import Refusal, failure, failure_of
 from lmops_trainer.log import log, open_log, quiet_libraries
+from lmops_trainer.models import BODY
 
 if TYPE_CHECKING:
     from lmops_server.writing.writer import Writer
@@ -161,15 +163,10 @@ def _ends(service: Service) -> set[int]:
 
 async def _warm_texts(texts: Texts) -> None:
     """A first answer, short and long: what is allocated and compiled once is so before anybody waits for it."""
-    mask = texts.tokenizer.mask_token or ""
-    for words in (1, texts.opened.max_length):
-        asked = [Asked(" ".join([mask, *["warm"] * (words - 1)]))]
-        if texts.opened.task == "SequenceClassification":
-            await texts.classify(asked)
-        elif texts.opened.task == "MaskedLM":
-            await texts.fill(asked, 1)
-        else:
-            await texts.embed(asked)
+    word = texts.tokenizer.mask_token_id or 0
+    for length in (1, texts.longest):
+        example = Example([word, *[0] * (length - 1)], None, embed=texts.opened.task == BODY)
+        await texts.batcher.ask([example])
 
 
 async def _warm_writer(writer: Writer, opened: Opened) -> None:

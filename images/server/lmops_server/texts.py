@@ -97,6 +97,11 @@ class Texts:
         """From now on what is asked and answered is held against the held-out rows."""
         self._drift, self._encoder.placed = drift, drift.placed
 
+    @property
+    def longest(self) -> int:
+        """The most tokens of one input that the model is given."""
+        return min(self.opened.max_length, self._longest or self.opened.max_length)
+
     async def classify(self, asked: Sequence[Asked]) -> Classified:
         """The classes of texts; of one in windows, the mean over these."""
         read = await self._read(asked, self.opened.dataset)
@@ -113,14 +118,10 @@ class Texts:
         """Words for the masks of texts."""
         mask = str(self.tokenizer.mask_token)
         spelled = [Asked(with_mask(text, mask), with_mask(pair, mask)) for text, pair in asked]
-        read = await self._read(spelled, self.opened.dataset.model_copy(update={"long_texts": "Truncate"}))
+        read = await self._read(spelled, self._uncut)
         for place, example in enumerate(read.examples):
             if self.tokenizer.mask_token_id not in example.ids:
-                raise wrong(
-                    f"Input {place} has no {mask} in its first {self.opened.max_length} tokens. "
-                    f"Write {mask} where the model shall find a word.",
-                    "input",
-                )
+                raise wrong(f"Input {place} has no {mask}. Write {mask} where the model shall find a word.", "input")
         count = sum(example.ids.count(self.tokenizer.mask_token_id) for example in read.examples)
         if count > MASKS:
             raise wrong(f"The input has {count:,} masks; at most {MASKS} are filled at once. Send fewer.", "input")
@@ -138,8 +139,7 @@ class Texts:
                 "Compress it anew, or serve the model that it was made of, to get them.",
                 code="unsupported",
             )
-        dataset = self.opened.dataset.model_copy(update={"long_texts": "Truncate"})
-        read = await self._read([one for one in asked if isinstance(one, Asked)], dataset)
+        read = await self._read([one for one in asked if isinstance(one, Asked)], self._uncut)
         texts = iter(read.examples)
         given = [next(texts) if isinstance(one, Asked) else self._given(one, i) for i, one in enumerate(asked)]
         found = np.stack(await self._answers([example._replace(embed=True) for example in given]))
@@ -152,6 +152,11 @@ class Texts:
         """What the model makes of them; its threads do not know who asks."""
         probes = of_a_gate.get()
         return await self.batcher.ask([example._replace(probes=probes) for example in examples])
+
+    @property
+    def _uncut(self) -> Dataset:
+        """How texts are read whose end must not be left out unseen."""
+        return self.opened.dataset.model_copy(update={"long_texts": "Refuse"})
 
     def _seen(self, examples: Sequence[Example], probabilities: Array | None = None) -> None:
         if self._drift is None:
@@ -194,9 +199,7 @@ class Texts:
         self, tokenizer: PreTrainedTokenizerFast, place: int, text: str, pair: str | None, dataset: Dataset
     ) -> None:
         """Refuses what is longer than the service takes, or than the model reads where nothing may be cut."""
-        most = (
-            self._longest if dataset.long_texts != "Refuse" else min(self._longest or 1 << 62, self.opened.max_length)
-        )
+        most = self.longest if dataset.long_texts == "Refuse" else self._longest
         if most is None or 4 * (len(text) + len(pair or "")) + 4 < most:  # a character has four tokens at most
             return
         tokens = len(tokenizer.backend_tokenizer.encode(text, pair).ids)
@@ -231,11 +234,11 @@ def _words(
     return [[candidates(scores) for scores in masks] for masks in found]
 
 
-def too_long(place: int, tokens: int, most: int) -> Exception:
+def too_long(place: int, tokens: int, most: int, param: str = "input") -> Exception:
     """An input that goes beyond what is taken."""
     return wrong(
         f"Input {place} has {tokens:,} tokens; at most {most:,} are taken. Shorten it.",
-        "input",
+        param,
         "context_length_exceeded",
     )
 

@@ -147,7 +147,7 @@ async def _missing(request: Request, error: Exception) -> Response:
     """A path or a method that is not there."""
     assert isinstance(error, HTTPException)
     what = {
-        404: f"There is no {request.url.path} here; GET / shows what there is.",
+        404: f"There is no {request.url.path} here; GET /openapi.json says what there is.",
         405: f"{request.url.path} does not take {request.method}.",
     }
     fault = Fault(error.status_code, what.get(error.status_code, error.detail))

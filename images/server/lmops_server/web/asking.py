@@ -95,14 +95,14 @@ class Message(Form):
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
     """Who said it: system, user, assistant, or what the template knows."""
-    content: str | list[Part] | None = None
+    content: str | list[Part]
     """What was said."""
     name: str | None = None
     """Who it was by name."""
 
     def told(self) -> dict[str, str]:
         """As a template reads it."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or [])
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": self.role, "content": content} | ({"name": self.name} if self.name else {})
 
 
@@ -147,7 +147,7 @@ def prompts(service: Service, form: Completion) -> list[list[int]]:
     return [tokens(service, one, place) for place, one in enumerate(several)]
 
 
-def tokens(service: Service, prompt: str | list[int], place: int) -> list[int]:
+def tokens(service: Service, prompt: str | list[int], place: int, param: str = "prompt") -> list[int]:
     """One prompt, which must leave room for a token at least."""
     tokenizer, window = service.tokenizer, service.opened.window
     if isinstance(prompt, str):
@@ -166,7 +166,7 @@ def tokens(service: Service, prompt: str | list[int], place: int) -> list[int]:
         raise wrong(f"Prompt {place} is empty. Say something for the model to go on with.", "prompt")
     most = min(window - 1, service.limits.input_tokens or window)
     if len(found) > most:
-        raise too_long(place, len(found), most)
+        raise too_long(place, len(found), most, param)
     return found
 
 
@@ -212,7 +212,7 @@ def chat_prompt(service: Service, form: Chat) -> list[int]:
     except Exception as error:  # whatever the author of the template has not thought of
         raise wrong(f"The chat template does not take these messages: {error}", "messages") from error
     ids: list[int] = service.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return tokens(service, ids or text, 0)
+    return tokens(service, ids or text, 0, "messages")
 
 
 def asks(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -338,13 +339,25 @@ def _too_large(most: int) -> Fault:
 
 
 def _malformed(error: ValidationError) -> Fault:
-    first = error.errors()[0]
-    where = ".".join(part for part in map(str, first["loc"]) if not _is_type(part))
+    every = error.errors()
+    place = _place(every[0])
+    first = max((each for each in every if _place(each)[: len(place)] == place), key=_tells)
+    where = ".".join(_place(first))
     if first["type"] == "json_invalid":
         return wrong(f"The body is not JSON: {first['ctx']['error']}.")
     if first["type"] == "extra_forbidden":
         return wrong(f"There is no field {where!r} here; leave it out.", where, "unknown_parameter")
     return wrong(f"{where or 'The body'}: {first['msg'][:1].lower()}{first['msg'][1:]}.", where or None)
+
+
+def _place(error: ErrorDetails) -> list[str]:
+    """Where in the body it is."""
+    return [part for part in map(str, error["loc"]) if not _is_type(part)]
+
+
+def _tells(error: ErrorDetails) -> tuple[int, bool]:
+    """How much an error tells of a value that might have several forms: it is held against each of them."""
+    return len(_place(error)), not error["type"].endswith("_type")
 
 
 def _is_type(part: str) -> bool:

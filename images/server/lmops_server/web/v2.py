@@ -88,7 +88,7 @@ async def infer(call: Call) -> dict[str, Any]:
     outputs = [_tensor(name, kind, shape, answers) for name, kind, shape in OUTPUTS[task] if _is_wanted(form, name)]
     if unknown := {one.name for one in form.outputs or []} - {name for name, _, _ in OUTPUTS[task]}:
         names = ", ".join(name for name, _, _ in OUTPUTS[task])
-        raise wrong(f"There is no output {min(unknown)!r}; there are {names}.", "outputs")
+        raise wrong(f"There is no output {min(unknown)!r}; this model has {names}.", "outputs")
     return {"model_name": call.service.opened.name, "id": form.id or "", "outputs": outputs}
 
 

@@ -65,7 +65,9 @@ def tokenizer_files(model: ModelSpec) -> list[Path]:
 
 
 def saved(place: Path, uri: str = "", trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
-    """The tokenizer that was saved in a folder."""
+    """The tokenizer that was saved in a folder. Of an empty one transformers would make one that knows no word."""
+    if not files_of(place, FILES):
+        raise _missing(uri or str(place), "Copy the model's tokenizer.json, or its vocab.txt, into the folder.")
     try:
         found: PreTrainedTokenizerFast = _class(place).from_pretrained(place, trust_remote_code=trust_remote_code)
     except Exception as error:  # broken files raise whatever the Python or the Rust half makes of them
@@ -84,12 +86,8 @@ def _loaded(uri: str, trust_remote_code: bool) -> PreTrainedTokenizerFast:
     if (place / "encoder.json").is_file() and (place / "vocab.bpe").is_file():
         return _openai(place, uri)
     if not files_of(place, FILES):
-        raise Refusal(
-            "Model",
-            "TokenizerMissing",
-            f"{uri} holds no tokenizer.",
-            "Set spec.model.tokenizer.uri to a folder with tokenizer.json, vocab.txt, or encoder.json and vocab.bpe.",
-        )
+        forms = "tokenizer.json, vocab.txt, or encoder.json and vocab.bpe"
+        raise _missing(uri, f"Set spec.model.tokenizer.uri to a folder with {forms}.")
     found = saved(place, uri, trust_remote_code)
     if not found.is_fast:
         raise Refusal(
@@ -128,6 +126,10 @@ def _openai(place: Path, uri: str) -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     return _fast(backend, bos_token=END, eos_token=END, unk_token=END)
+
+
+def _missing(uri: str, remedy: str) -> Refusal:
+    return Refusal("Model", "TokenizerMissing", f"{uri} holds no tokenizer.", remedy)
 
 
 def _unreadable(uri: str, error: Exception) -> Refusal:
