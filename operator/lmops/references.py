@@ -95,6 +95,7 @@ def _of(job: Manifest) -> ResolvedModel | None:
         kind=job["kind"],
         name=metadata["name"],
         uid=metadata.get("uid"),
+        completed_at=status.get("completionTime"),
     )
 
 

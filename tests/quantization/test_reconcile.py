@@ -98,6 +98,7 @@ def test_a_job_is_resolved_once_and_never_followed():
         "kind": "TrainingJob",
         "name": "reviews",
         "uid": "u-reviews",
+        "completedAt": "2026-11-23T10:00:00Z",
     }
     newer = source(**TRAINED | {"model": {**MODEL, "uri": "pvc://models/reviews/newer"}})
     assert after(quantizejob(status=found.manifest()), newer).status.source == found.source

@@ -33,10 +33,11 @@ def job(digest: str, name: str = "small", phase: str = "Succeeded", at: int = 10
     return {"kind": "QuantizeJob", "metadata": metadata, "status": status}
 
 
-def model(digest: str) -> ResolvedModel:
+def model(digest: str, name: str = "small", at: int = 10) -> ResolvedModel:
     """The model that such a job has published."""
     found = {"uri": f"pvc://models/{digest[7:19]}", "digest": digest, "kind": "QuantizeJob"}
-    return ResolvedModel.model_validate({**found, "name": "small", "uid": "u-small"})
+    found |= {"name": name, "uid": f"u-{name}", "completedAt": f"2026-11-23T{at}:00:00Z"}
+    return ResolvedModel.model_validate(found)
 
 
 def child(of: LanguageModelService, digest: str, **status: Any) -> Manifest:

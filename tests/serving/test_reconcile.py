@@ -8,6 +8,7 @@ import pytest
 
 from builders import NOON
 from lmops.plan import Manifest, Refusal
+from lmops.serving.inferenceservice import REVISION
 from serving.builders import (
     ISVC,
     URL,
@@ -257,6 +258,32 @@ def test_a_source_that_is_gone_leaves_the_service_running():
     assert (plan.apply, plan.status.phase, plan.status.model) == ((), "Serving", model(A))
     assert told(plan, "Following")[:2] == ("False", "SourceMissing")
     assert holds(plan)["Ready"] == "True"
+
+
+def test_a_newest_source_that_is_gone_leads_nobody_back_to_an_older_one():
+    follows = service(model={"from": {"quantizeJob": {"selector": {"matchLabels": {"app": "reviews"}}}}})
+    older, newer = job(A, "first", at=10, app="reviews"), job(B, "second", at=11, app="reviews")
+    serves = kept(follows, after(follows, older, newer))
+
+    plan = after(serves, older)
+
+    assert plan.status.rollout.model == model(B, "second", at=11)
+    assert told(plan, "Following")[:2] == ("False", "SourceMissing")
+    assert told(plan, "Following")[2].startswith("QuantizeJob second is gone, its model stays; aaaaaaaaaaaa of ")
+    newest = after(serves, older, job(C, "third", at=12, app="reviews"))
+    assert newest.status.rollout.model == model(C, "third", at=12)
+
+
+def test_what_was_wrong_with_the_pods_of_before_is_not_said_of_those_that_follow():
+    old = service(model={"from": {"uri": "pvc://models/none"}})
+    broken = pod(old, A, ready=False, **crashed())
+    broken["metadata"]["labels"][REVISION] = "before"
+    mended = service({"observedGeneration": 1}, model={"from": {"uri": "pvc://models/some"}})
+
+    plan = after(mended, broken)
+
+    assert (plan.status.rollout.state, plan.status.phase) == ("InProgress", "Starting")
+    assert not [event for event in plan.events if event.type == "Warning"]
 
 
 def test_a_manual_rollout_waits_for_its_approval_and_says_how():

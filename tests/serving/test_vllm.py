@@ -255,7 +255,12 @@ def test_a_graph_is_not_for_it():
 def test_without_a_gpu_a_folder_is_refused_too_whose_form_nobody_has_told():
     plan = after(service(engine="VLLM", model={"from": {"uri": "pvc://models/a"}}))
 
-    assert told(plan, "Accepted")[:2] == ("False", "EngineUnfit")
+    assert told(plan, "Accepted") == (
+        "False",
+        "EngineUnfit",
+        "The engine VLLM serves on accelerators, and the service asks for none. "
+        "Set engine to Auto, or resources.accelerator.",
+    )
 
 
 def test_where_there_is_no_image_of_it_that_is_said():

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from lmops.api.affinity import Labels
-from lmops.api.base import Model, Name, Report, Text, Uri, Word, exactly_one, rules
+from lmops.api.base import Model, Name, Report, Text, Time, Uri, Word, exactly_one, rules
 
 
 class Selector(Model):
@@ -60,3 +60,5 @@ class ResolvedModel(Report):
     """The name of that job."""
     uid: Word | None = None
     """The UID of that job."""
+    completed_at: Time | None = None
+    """When that job was done."""

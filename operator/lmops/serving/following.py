@@ -18,14 +18,14 @@ class Choice(NamedTuple):
     reason: str = "Newest"
     message: str = ""
     offered: ResolvedModel | None = None
-    """A newer model that waits to be approved."""
+    """Another model that waits to be approved."""
 
     @property
     def brief(self) -> str:
         """What is to be said of it where there is little room."""
         if self.offered is None:
             return self.message
-        waits = "waits to be approved" if self.reason == "AwaitingApproval" else "is newer"
+        waits = {"AwaitingApproval": "waits to be approved", "SourceMissing": "is older"}.get(self.reason, "is newer")
         return f"{title(self.offered)} {waits}: kubectl describe says how to have it"
 
     @property
@@ -50,6 +50,9 @@ def chosen(service: LanguageModelService, jobs: Iterable[Manifest]) -> Choice:
         return _pinned(service, model.digest, [*published(model.from_, there), *_known(service)], newest)
     if isinstance(newest, Waiting):
         return Choice(current, *newest)
+    if current and _is_orphan(current, there) and _is_older(newest, current):
+        made = f"{current.kind} {current.name}"
+        return Choice(current, "SourceMissing", f"{made} is gone, its model stays; {_offer(newest)}", offered=newest)
     if current is None or service.spec.rollout.strategy != "Manual" or is_same(newest, current):
         return Choice(newest)
     return Choice(current, "AwaitingApproval", _offer(newest), offered=newest)
@@ -58,6 +61,16 @@ def chosen(service: LanguageModelService, jobs: Iterable[Manifest]) -> Choice:
 def is_same(one: ResolvedModel | None, other: ResolvedModel | None) -> bool:
     """Whether two references lead to the same files."""
     return bool(one and other and (one.uri, one.digest) == (other.uri, other.digest))
+
+
+def _is_orphan(model: ResolvedModel, jobs: Iterable[Manifest]) -> bool:
+    """Whether the job that has made it is gone."""
+    return model.uid is not None and model.uid not in {job["metadata"].get("uid") for job in jobs}
+
+
+def _is_older(one: ResolvedModel, other: ResolvedModel) -> bool:
+    """Whether one was made before the other: nobody is led back by the loss of a job."""
+    return bool(one.completed_at and other.completed_at and one.completed_at < other.completed_at)
 
 
 def title(model: ResolvedModel) -> str:

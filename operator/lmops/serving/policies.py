@@ -53,6 +53,9 @@ def engine_fits(service: LanguageModelService, model: ResolvedModel, settings: S
     """
     spec = service.spec
     by_vllm = spec.engine == "VLLM"
+    if by_vllm and not (model.format or spec.resources.accelerator):
+        said = "The engine VLLM serves on accelerators, and the service asks for none."
+        return failure("Settings", "EngineUnfit", said, remedy="Set engine to Auto, or resources.accelerator.")
     device, stored = "cuda" if spec.resources.accelerator else "cpu", model.format or ("safetensors" if by_vllm else "")
     if stored and (why := unfit(stored, device, spec.engine, model.uri, spec.model.task or model.task)):
         return failure(why.class_, why.reason, why.message, remedy=why.remedy)

@@ -76,8 +76,8 @@ class Pods:
         return Replicas(wanted=self.wanted, ready=self.ready, updated=self.updated)
 
     def failure(self, now: datetime) -> Failure | None:
-        """What is wrong with one of them: first of those that are to take over."""
-        return next(filter(None, (trouble(pod, now) for pod in (*self.new, *self.old))), None)
+        """What is wrong with one of those that are to stay: the others go, whatever is wrong with them."""
+        return next(filter(None, (trouble(pod, now) for pod in self.new)), None)
 
     def patience(self, now: datetime) -> timedelta | None:
         """When a pod that only seems slow has to be looked at again."""
