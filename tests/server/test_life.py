@@ -79,6 +79,10 @@ def test_a_folder_without_weights_or_with_pickles_alone_says_so(copied: Path):
     assert told(document("pvc://models/copy")).startswith(
         "PickledWeights: pvc://models/copy holds no safetensors weights, only pytorch_model.bin, which can run code"
     )
+    assert told(document("pvc://models")) == (
+        "ModelMissing: pvc://models is no model: it holds no config.json. "
+        "Name the folder of the model in it, as pvc://models/copy."
+    )
     shutil.rmtree(copied)
     assert told(document("pvc://models/copy")).startswith("ModelMissing: pvc://models/copy is no model: there is no")
 

@@ -409,7 +409,7 @@ def test_a_candidate_whose_image_cannot_be_had_is_given_time():
     )
 
     assert (early.status.phase, early.status.refused) == ("Gating", [])
-    assert early.status.display.reason == "bbbbbbbbbbbb waits: candidate could not start: no route to host"
+    assert early.status.display.reason == "bbbbbbbbbbbb waits: candidate could not start: no route to host."
     assert early.again == timedelta(seconds=20)
     assert late.status.refused[-1].reason == "ImagePullBackOff"
 

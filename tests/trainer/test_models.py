@@ -133,6 +133,17 @@ def test_a_folder_without_a_configuration_is_refused(folder: Path) -> None:
     assert refused(stored()).message == "pvc://models/tiny is no model: it holds no config.json."
 
 
+def test_a_compressed_model_is_told_from_a_folder_that_lacks_its_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model.onnx")
+
+    refusal = refused(stored())
+
+    assert (refusal.reason, refusal.message) == (
+        "FormatUnfit",
+        "pvc://models/tiny is a compressed model, model.onnx, and safetensors weights are read here.",
+    )
+
+
 def test_pickled_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 

@@ -160,7 +160,7 @@ def test_an_image_that_cannot_be_had_fails_the_job_after_a_quarter_of_an_hour():
 
     assert plan.again == timedelta(minutes=15)
     assert (world.job.status.failure.class_, world.job.status.failure.reason) == ("Image", "ImagePullBackOff")
-    assert world.job.status.failure.message == "reviews-train-a0-0 could not start: in the kubelet's words"
+    assert world.job.status.failure.message == "reviews-train-a0-0 could not start: in the kubelet's words."
     assert (world.job.status.phase, world.deleted) == ("Failed", ["reviews-train-a0"])
 
 

@@ -29,6 +29,7 @@ REJECTIONS = (ValueError, TypeError, KeyError, AttributeError, AssertionError, Z
 """What layers raise for settings that make no model."""
 BODY = "FeatureExtraction"
 """The task of a model without a head, which no training learns."""
+COMPRESSED = (".onnx", ".pte")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 
 
@@ -197,6 +198,13 @@ def is_model(folder: Path, where: str) -> None:
     names = sorted(file.name for file in folder.iterdir())
     if any(name.endswith(".safetensors") for name in names):
         return
+    if compressed := next((name for name in names if name.endswith(COMPRESSED)), None):
+        raise Refusal(
+            "Model",
+            "FormatUnfit",
+            f"{where} is a compressed model, {compressed}, and safetensors weights are read here.",
+            "Name the model that it was made of; a LanguageModelService serves graphs of ONNX.",
+        )
     pickles = [name for name in names if name.endswith(PICKLES)]
     raise Refusal(
         "Model",
@@ -285,7 +293,7 @@ def unreadable(where: str, error: Exception, trust: bool) -> Refusal:
             "Read the code; then set model.trustRemoteCode: true.", lines,
         )  # fmt: skip
     return Refusal(
-        "Model", "ModelUnreadable", f"{where} cannot be loaded: {lines[0]}", "Copy the model again.", lines
+        "Model", "ModelUnreadable", f"{where} cannot be loaded: {lines[0].rstrip('.')}.", "Copy the model again.", lines
     )  # fmt: skip
 
 

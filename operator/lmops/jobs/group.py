@@ -23,6 +23,7 @@ BLOCKED: dict[str, FailureClass] = {
     "ContainerCreating": "Volume",
 }
 """What a pod may wait for in vain, by the scheduler's or the kubelet's word; other words speak of its settings."""
+SECRET = "Make the Secret, or correct its name in the spec."
 SILENT = "ContainerCreating"
 """What the kubelet says of a pod whose volumes, network or image it is still busy with."""
 
@@ -134,7 +135,8 @@ def blocked(pod: Manifest) -> Blocked | None:
     class_ = "Volume" if "persistentvolumeclaim" in sentence else BLOCKED.get(word)
     class_ = class_ or ("Credentials" if "secret" in sentence else "Settings")
     told = sentence or ("its volumes or its network are not there: kubectl describe pod" if word == SILENT else word)
-    why = failure(class_, word, f"{pod['metadata']['name']} could not start: {told}")
+    said = f"{pod['metadata']['name']} could not start: {told.rstrip('.')}."
+    why = failure(class_, word, said, remedy=SECRET if class_ == "Credentials" else "")
     return Blocked(why, since)
 
 

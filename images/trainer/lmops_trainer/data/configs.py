@@ -109,11 +109,14 @@ def above_window(length: int, window: int) -> Refusal:
 def no_model(where: str, place: Path) -> Refusal:
     """The folder is not there, or has no configuration."""
     names = sorted(entry.name for entry in place.iterdir()) if place.is_dir() else None
+    within = sorted(place.glob("*/config.json"), key=lambda file: file.stat().st_mtime)
     return Refusal(
         "Model",
         "ModelMissing",
         f"{where} is no model: {'there is no such folder' if names is None else 'it holds no config.json'}.",
-        "Name the folder that holds config.json and the *.safetensors weights.",
+        f"Name the folder of the model in it, as {where.rstrip('/')}/{within[-1].parent.name}."
+        if within
+        else "Name the folder that holds config.json and the weights.",
         [f"{where}: {', '.join(names[:20]) or 'empty'}"] if names is not None else [],
     )
 
