@@ -22,12 +22,14 @@ from lmops.local.admission import Admitted, admit, secret_data
 from lmops.local.detached import detach
 from lmops.local.display import Screen
 from lmops.local.home import Folder, Home, LeavingError
+from lmops.local.idle import seen
 from lmops.local.kinds import KINDS
 from lmops.local.logs import print_logs
 from lmops.local.targets import chosen, is_here, named, one, refuse, trained
 from lmops.local.volumes import SCHEME, VolumeError, Volumes
 from lmops.local.waiting import awaited, good_end
 from lmops.parts import claims
+from lmops.plan import Manifest
 
 app = typer.Typer(no_args_is_help=True, help="Run the same YAML on this machine, without a cluster.")
 
@@ -66,7 +68,7 @@ def apply(
     else:
         code = _detached(folders, console)
     if output:
-        _print([resource for folder in folders if (resource := folder.resource())], output)
+        _print(_shown(folders, output), output)
     raise typer.Exit(code)
 
 
@@ -80,8 +82,7 @@ def get(
     """Show resources, as `kubectl get` does."""
     shown = None
     while True:
-        folders = chosen(Home.found(), target, namespace)
-        resources = [resource for folder in folders if (resource := folder.resource())]
+        resources = _shown(chosen(Home.found(), target, namespace), output)
         if resources != shown:
             _print(resources, output)
         if not watch:
@@ -273,6 +274,12 @@ def _again(files: list[str], namespace: str, assignments: list[str] | None = Non
     words += ["-n", namespace] if namespace != "default" else []
     words += [part for assignment in assignments or [] for part in ("--set", assignment)]
     return shlex.join(words + ["--cpu"] * cpu)
+
+
+def _shown(folders: list[Folder], output: str) -> list[Manifest]:
+    """The documents as they are kept, or for a table as they stand."""
+    look = Folder.resource if output in ("yaml", "json") else seen
+    return [resource for folder in folders if (resource := look(folder))]
 
 
 def _print(resources: list[dict[str, object]], output: str) -> None:

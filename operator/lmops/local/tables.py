@@ -11,6 +11,7 @@ import yaml
 
 from lmops.local.display import figures, said
 from lmops.local.home import Folder, in_namespace
+from lmops.local.idle import STOPPED, seen
 from lmops.local.kinds import KINDS
 from lmops.local.volumes import Volumes
 from lmops.plan import Manifest
@@ -54,15 +55,18 @@ def age(since: str, now: datetime) -> str:
 def described(folder: Folder, resource: Manifest, volumes: Volumes, now: datetime) -> list[Any]:
     """A resource told as a story: what it is, what happened, where it stands, and how it ended. Lines and tables."""
     metadata, status, story = resource["metadata"], resource["status"], KINDS[folder.kind].story
+    phase = (seen(folder) or resource)["status"].get("phase", "Pending")
     lines: list[Any] = [
-        f"{folder}   {status.get('phase', 'Pending')}",
+        f"{folder}   {phase}",
         f"  created   {age(metadata['creationTimestamp'], now)} ago, generation {metadata['generation']}",
         f"  engine    {_engine(folder, story.is_over(status))}",
     ]
     lines += ["", "Conditions", *_rows(_conditions(status))]
     if chapters := story.chapters(status):
         lines += ["", "Runs", *_rows([[c.stage, c.sentence] for c in chapters if c.ended or c is chapters[-1]])]
-    if not story.is_over(status):
+    if phase == STOPPED:
+        lines += ["", "Now", f"  stopped   {story.left(status)}"]
+    elif not story.is_over(status):
         moment = story.moment(status)
         told = moment.waiting or said(moment)
         lines += ["", "Now", f"  {moment.stage}   {told}"]

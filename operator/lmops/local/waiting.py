@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from lmops.local.home import Folder
+from lmops.local.idle import STOPPED, seen
 from lmops.plan import Manifest
 
 LOOK = 0.2
@@ -20,13 +21,17 @@ def awaited(folder: Folder, condition: str, seconds: float) -> str:
     """Empty once the condition holds; else a sentence that says why nobody waits for it any longer."""
     end = time.monotonic() + seconds
     while True:
-        status = folder.status()
-        if _truth(status, condition) == "True":
+        alive = folder.alive  # before its status, which is the last word of an engine that has just ended
+        status = (seen(folder) or {}).get("status", {})
+        stopped = status.get("phase") == STOPPED
+        if _truth(status, condition) == "True" and not stopped:
             return ""
         reason = (status.get("display") or {}).get("reason") or f"it is {status.get('phase', 'not begun')}"
+        if stopped:
+            return f"{folder} is not {condition}: {reason}"
         if _truth(status, "Stalled") == "True":
             return f"{folder} will not be {condition}: {reason}"
-        if not folder.alive:
+        if not alive:
             return f"{folder} is not {condition}, and no engine is at work on it: {reason}"
         if time.monotonic() >= end:
             return f"{folder} is not {condition} after {seconds:g} s: {reason}"
