@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
+
 from local.test_serving import SERVICE, asked, status
 
 IDLE = "no engine is at work: lmops local apply -f FILE goes on"

@@ -22,6 +22,9 @@ spec:
 """
 FOLLOWING = SERVICE.replace("{uri: pvc://models/a}", "{quantizeJob: {name: small}}")
 GATED = SERVICE + "  rollout: {strategy: Gated, gates: {maxLatencyRatio: 100}}\n"
+UNREADABLE = SERVICE + '  requestLog: {uri: pvc://models/log, redact: ["("]}\n'
+WHY = "requestLog.redact[0] is no regular expression: missing ), unterminated subpattern at position 0."
+WHAT_TO_DO = "Correct it, or leave it out."
 KEYS = """\
 apiVersion: v1
 kind: Secret
@@ -241,3 +244,51 @@ def children(laptop: Any) -> list[str]:
     """What is there for the service."""
     folder = laptop.home / "resources/default/LanguageModelService/films/children"
     return sorted(file.name for file in folder.glob("*.json"))
+
+
+def test_a_refusal_is_told_at_once_and_the_corrected_file_is_not_judged_by_it(laptop: Any, eventually: Any) -> None:
+    laptop.write("films.yaml", UNREADABLE)
+    refused = laptop.lmops("apply", "-f", "films.yaml", "--detach")
+    laptop.write("films.yaml", SERVICE)
+    corrected = laptop.lmops("apply", "-f", "films.yaml", "--detach")
+    eventually(lambda: status(laptop)["phase"] == "Serving", seconds=60)
+    laptop.lmops("delete", "lms/films")
+
+    assert refused == (
+        1,
+        "languagemodelservice/films created\n"
+        f"languagemodelservice/films Failed: PatternUnreadable: {WHY} {WHAT_TO_DO}\n",
+        "",
+    )
+    goes_on = "it goes on without this terminal: lmops local get languagemodelservice/films -w"
+    assert corrected == (
+        0,
+        f"languagemodelservice/films configured\nlanguagemodelservice/films Starting; {goes_on}\n",
+        "",
+    )
+
+
+def test_a_new_engine_is_waited_for_though_the_last_one_has_left_the_same_document_failed(laptop: Any) -> None:
+    laptop.write("films.yaml", UNREADABLE)
+    first = laptop.start("apply", "-f", "films.yaml")
+    told = [first.stdout.readline() for _ in range(2)]
+    first.send_signal(signal.SIGINT)
+    left, _ = first.communicate(timeout=30)
+    file = laptop.home / "resources/default/LanguageModelService/films/status.json"
+    file.write_text(json.dumps(status(laptop) | {"failure": None, "display": {"reason": "of before"}}))
+
+    code, out, _ = laptop.lmops("apply", "-f", "films.yaml", "--detach")
+    laptop.lmops("delete", "lms/films")
+
+    assert told == [
+        "languagemodelservice/films created\n",
+        f"languagemodelservice/films   refused   {WHY} {WHAT_TO_DO}\n",
+    ]
+    assert WHY not in left
+    assert (code, out.splitlines()) == (
+        1,
+        [
+            "languagemodelservice/films unchanged",
+            f"languagemodelservice/films Failed: PatternUnreadable: {WHY} {WHAT_TO_DO}",
+        ],
+    )

@@ -27,13 +27,11 @@ from lmops.local.kinds import KINDS
 from lmops.local.logs import print_logs
 from lmops.local.targets import chosen, is_here, named, one, refuse, trained
 from lmops.local.volumes import SCHEME, VolumeError, Volumes
-from lmops.local.waiting import awaited, good_end
+from lmops.local.waiting import awaited, complaint, good_end
 from lmops.parts import claims
 from lmops.plan import Manifest
 
 app = typer.Typer(no_args_is_help=True, help="Run the same YAML on this machine, without a cluster.")
-
-ENDED = ("Succeeded", "Failed")
 
 Files = Annotated[
     list[str], typer.Option("-f", "--filename", help="A file or a folder of files; - is the standard input.")
@@ -245,28 +243,26 @@ def _session(home: Home, folders: list[Folder], screen: Screen, again: str) -> i
 
 
 def _detached(folders: list[Folder], console: Console, patience: float = 30.0) -> int:
-    """Returns once every supervisor has written a status of what was applied."""
+    """Returns once every supervisor has said what becomes of what was applied: what was said before is not meant."""
     detach(folders)
     until = time.monotonic() + patience
-    while time.monotonic() < until and not all(_told(folder) for folder in folders):
+    while time.monotonic() < until and not all(folder.is_told() for folder in folders):
         time.sleep(0.1)
     for folder in folders:
-        phase = folder.status().get("phase")
-        if phase is None:
-            refuse(f"{folder} did not start; {folder.engine_log} says why")
-        more = f"lmops local describe {folder} tells how it ended"
-        if phase not in ENDED:
-            more = f"it goes on without this terminal: lmops local get {folder} -w"
-        console.print(f"{folder} {phase}; {more}", soft_wrap=True)
-    return int(any(folder.status().get("phase") == "Failed" for folder in folders))
+        if not folder.is_told():
+            refuse(f"{folder} was not taken up within {patience:g} s; {folder.engine_log} says why")
+        console.print(f"{folder} {_became(folder)}", markup=False, soft_wrap=True)
+    return int(any(complaint(folder.status()) for folder in folders))
 
 
-def _told(folder: Folder) -> bool:
-    """Whether the status speaks of the spec as it is now; one that has ended says no more."""
-    status, metadata = folder.status(), (folder.resource() or {}).get("metadata", {})
-    return status.get("phase") in ENDED or (
-        status.get("phase") is not None and status.get("observedGeneration") == metadata.get("generation")
-    )
+def _became(folder: Folder) -> str:
+    """What became of a resource at once: its phase, and why it is refused or how to hear more."""
+    status = folder.status()
+    if why := complaint(status):
+        return f"{status['phase']}: {why}"
+    if KINDS[folder.kind].story.is_over(status):
+        return f"{status['phase']}; lmops local describe {folder} tells how it ended"
+    return f"{status['phase']}; it goes on without this terminal: lmops local get {folder} -w"
 
 
 def _again(files: list[str], namespace: str, assignments: list[str] | None = None, cpu: bool = False) -> str:

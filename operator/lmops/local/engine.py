@@ -43,7 +43,7 @@ class Engine:
         self.kubelet = Kubelet(home, folder, node)
         self.cluster = Cluster(folder, self.kubelet)
         self.resource: Manifest = {}
-        self.stamp = -1
+        self.stamp = self.told = -1
         self.again: datetime | None = None
         self.traffic: dict[str, Manifest] = {}
         self.traffic_at = datetime.min.replace(tzinfo=UTC)
@@ -110,6 +110,9 @@ class Engine:
             return self._deleted(now)
         if moved or due or self.stale or self._has_traffic(now):
             self._carry_out(self._plan(now), now)
+        if not self.stale and self.told != self.stamp:
+            self.told = self.stamp
+            self.folder.tell(self.stamp)
         return self._end(now)
 
     def _has_traffic(self, now: datetime) -> bool:

@@ -139,6 +139,14 @@ class Folder:
         except FileNotFoundError:
             return 0
 
+    def is_told(self) -> bool:
+        """Whether the status is an engine's answer to what was asked for last."""
+        return bool(read_json(self.path / "told.json") == self.stamp())
+
+    def tell(self, stamp: int) -> None:
+        """Keeps that the status answers what `applied.json` asked for at this stamp."""
+        write_json(self.path / "told.json", stamp)
+
     def status(self) -> Manifest:
         """The last status written, `{}` before the first."""
         found: Manifest = read_json(self.path / "status.json") or {}

@@ -38,6 +38,15 @@ def awaited(folder: Folder, condition: str, seconds: float) -> str:
         time.sleep(LOOK)
 
 
+def complaint(status: Manifest) -> str:
+    """Why a resource has failed or is not accepted as it is, and what to do; empty where it is neither."""
+    if status.get("phase") != "Failed" and _truth(status, "Accepted") != "False":
+        return ""
+    if not (why := status.get("failure")):
+        return str(status.get("display", {}).get("reason", ""))
+    return f"{why['reason']}: {why['message']} {why['remedy']}".rstrip()
+
+
 def _truth(status: Manifest, type_: str) -> str:
     """The status of a condition."""
     conditions = status.get("conditions") or ()

@@ -21,6 +21,8 @@ class ServingStory(Story):
         """Where it answers, or what it waits for."""
         service = LanguageModelServiceStatus.model_validate(status)
         stage, shown = STAGES.get(service.phase or "Pending", (service.phase or "Pending").lower()), service.display
+        if _refusal(service):
+            return Moment(stage, details=(shown.reason,))  # a line has told it already
         if service.phase != "Serving":
             return Moment(stage, waiting=shown.reason)
         replicas = f"{shown.replicas} ready" if service.replicas.wanted > 1 else ""
@@ -28,7 +30,7 @@ class ServingStory(Story):
         return Moment(stage, details=tuple(filter(None, details)))
 
     def chapters(self, status: Manifest) -> list[Chapter]:
-        """The rollout, its gate, and the model that waits to be approved."""
+        """The rollout, its gate, the model that waits to be approved, and why the spec is not accepted."""
         service = LanguageModelServiceStatus.model_validate(status)
         rollout, found = service.rollout, []
         if rollout and (gate := rollout.gate):
@@ -48,6 +50,7 @@ class ServingStory(Story):
         vain = next((c.message for c in service.conditions if c.type == "Exposed" and c.reason == NO_EFFECT), None)
         found += [Chapter(vain, "expose", vain, ended=True)] if vain else []
         offers = (c.message for c in service.conditions if c.type == "Following" and c.reason == "AwaitingApproval")
+        found += [Chapter(why, "refused", why, ended=True)] if (why := _refusal(service)) else []
         return [*found, *(Chapter(offer, "waiting", offer, ended=True) for offer in offers)]
 
     def ending(self, name: str, status: Manifest, volumes: Volumes) -> Ending:
@@ -66,6 +69,11 @@ class ServingStory(Story):
         """Its address is kept for it."""
         url = status.get("url")
         return f"nothing answers at {url} any more" if url else "before it answered"
+
+
+def _refusal(service: LanguageModelServiceStatus) -> str:
+    """Why nothing is made of the spec as it is, and what to do; empty where it is accepted."""
+    return next((c.message for c in service.conditions if c.type == "Accepted" and c.status == "False"), "")
 
 
 SERVING = ServingStory()
