@@ -294,7 +294,7 @@ def test_a_manual_rollout_waits_for_its_approval_and_says_how():
     sentence = f"bbbbbbbbbbbb of QuantizeJob small waits to be approved: set model.digest to {B}"
     assert (plan.apply, plan.status.phase, plan.status.model) == ((), "Serving", model(A))
     assert told(plan, "Following") == ("False", "AwaitingApproval", sentence)
-    assert plan.status.display.reason == "bbbbbbbbbbbb waits to be approved: kubectl describe says how to have it"
+    assert plan.status.display.reason == "bbbbbbbbbbbb waits to be approved: describe says how to have it"
     assert [event.reason for event in plan.events] == ["AwaitingApproval"]
 
 

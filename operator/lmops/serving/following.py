@@ -26,7 +26,7 @@ class Choice(NamedTuple):
         if self.offered is None:
             return self.message
         waits = {"AwaitingApproval": "waits to be approved", "SourceMissing": "is older"}.get(self.reason, "is newer")
-        return f"{title(self.offered)} {waits}: kubectl describe says how to have it"
+        return f"{title(self.offered)} {waits}: describe says how to have it"
 
     @property
     def follows(self) -> bool:
