@@ -309,6 +309,12 @@ def test_several_are_deleted_by_one_command(laptop: Any) -> None:
     assert laptop.lmops("delete", "tj/gone", "tj/films") == (1, "", gone)
 
 
+def test_help_says_where_things_are_kept_and_how_to_have_them_elsewhere(laptop: Any) -> None:
+    told = " ".join(laptop.lmops("--help")[1].split())
+
+    assert "are kept in ~/.lmops, or in the folder that the environment variable LMOPS_HOME names" in told
+
+
 def test_a_bad_file_is_refused_before_anything_starts(laptop: Any) -> None:
     text = (laptop.folder / "reviews.yaml").read_text().replace("task:", "taks:")
     laptop.write("reviews.yaml", text)

@@ -31,7 +31,12 @@ from lmops.local.waiting import awaited, complaint, good_end
 from lmops.parts import claims
 from lmops.plan import Manifest
 
-app = typer.Typer(no_args_is_help=True, help="Run the same YAML on this machine, without a cluster.")
+KEPT = (
+    "Resources, their logs, Secrets and volumes are kept in ~/.lmops, or in the folder that the environment variable"
+    " LMOPS_HOME names; `apply --volume claim=folder` has a single volume elsewhere."
+)
+
+app = typer.Typer(no_args_is_help=True, help="Run the same YAML on this machine, without a cluster.", epilog=KEPT)
 
 Files = Annotated[
     list[str], typer.Option("-f", "--filename", help="A file or a folder of files; - is the standard input.")
