@@ -27,7 +27,7 @@ from lmops.local.kinds import KINDS
 from lmops.local.logs import print_logs
 from lmops.local.targets import chosen, is_here, named, one, refuse, trained
 from lmops.local.volumes import SCHEME, VolumeError, Volumes
-from lmops.local.waiting import awaited, complaint, good_end
+from lmops.local.waiting import awaited, complaint, good_end, seconds
 from lmops.parts import claims
 from lmops.plan import Manifest
 
@@ -108,13 +108,17 @@ def describe(target: Target, namespace: Namespace = "default") -> None:
 def wait(
     target: Target,
     condition: Annotated[str, typer.Option("--for", help="The condition. Default: Complete; of a service Ready.")] = "",
-    timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600,
+    timeout: Annotated[str, typer.Option(help="How long: seconds, or as 90s, 5m, 1h30m.")] = "1h",
     namespace: Namespace = "default",
 ) -> None:
     """Wait until a condition of a resource holds, as `kubectl wait` does."""
     folder = one(Home.found(), target, namespace)
     wanted = condition.removeprefix("condition=") or good_end(folder.kind)
-    if why := awaited(folder, wanted, timeout):
+    try:
+        patience = seconds(timeout)
+    except ValueError as error:
+        refuse(f"--timeout {error}")
+    if why := awaited(folder, wanted, patience):
         refuse(why)
     url = folder.status().get("url")
     typer.echo(f"{folder} is {wanted} at {url}" if url else f"{folder} is {wanted}")

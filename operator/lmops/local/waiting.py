@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from lmops.local.home import Folder
@@ -11,15 +12,26 @@ from lmops.plan import Manifest
 LOOK = 0.2
 GOOD_ENDS = {"LanguageModelService": "Ready"}
 
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(text: str) -> float:
+    """The length of a duration as kubectl takes it, as 90s, 5m or 1h30m; a bare number is seconds."""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h))+", text):
+        raise ValueError(f"{text} is no duration; write seconds, or as in 90s, 5m, 1h30m")
+    return sum(float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+)([a-z]+)", text))
+
 
 def good_end(kind: str) -> str:
     """The condition that people wait for: a service is Ready, a job Complete."""
     return GOOD_ENDS.get(kind, "Complete")
 
 
-def awaited(folder: Folder, condition: str, seconds: float) -> str:
+def awaited(folder: Folder, condition: str, patience: float) -> str:
     """Empty once the condition holds; else a sentence that says why nobody waits for it any longer."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patience
     while True:
         alive = folder.alive  # before its status, which is the last word of an engine that has just ended
         status = (seen(folder) or {}).get("status", {})
@@ -34,7 +46,7 @@ def awaited(folder: Folder, condition: str, seconds: float) -> str:
         if not alive:
             return f"{folder} is not {condition}, and no engine is at work on it: {reason}"
         if time.monotonic() >= end:
-            return f"{folder} is not {condition} after {seconds:g} s: {reason}"
+            return f"{folder} is not {condition} after {patience:g} s: {reason}"
         time.sleep(LOOK)
 
 
