@@ -305,8 +305,18 @@ def test_several_are_deleted_by_one_command(laptop: Any) -> None:
 
     assert (code, [line.split()[0] for line in out.splitlines()]) == (0, ["trainingjob/reviews", "trainingjob/films"])
     assert not list(laptop.home.glob("resources/*/*/*"))
+
+
+def test_what_is_not_here_keeps_nothing_else_from_being_deleted(laptop: Any) -> None:
+    laptop.lmops("apply", "-f", "reviews.yaml", TRAIN="fail")
     gone = "trainingjob/gone is not here; `lmops local get` lists what is\n"
-    assert laptop.lmops("delete", "tj/gone", "tj/films") == (1, "", gone)
+
+    code, out, err = laptop.lmops("delete", "tj/gone", "tj/reviews")
+
+    assert (code, err, out.split()[:2]) == (1, gone, ["trainingjob/reviews", "deleted"])
+    assert laptop.lmops("delete", "tj/gone", "--ignore-not-found") == (0, "", "")
+    assert laptop.lmops("delete", "tj/gone") == (1, "", gone)
+    assert laptop.lmops("delete", "tj") == (1, "", "tj: name one resource, as in trainingjob/reviews\n")
 
 
 def test_help_says_where_things_are_kept_and_how_to_have_them_elsewhere(laptop: Any) -> None:

@@ -25,7 +25,7 @@ from lmops.local.home import Folder, Home, LeavingError
 from lmops.local.idle import seen
 from lmops.local.kinds import KINDS
 from lmops.local.logs import print_logs
-from lmops.local.targets import chosen, is_here, named, one, refuse, trained
+from lmops.local.targets import chosen, is_here, missing, named, one, refuse, trained
 from lmops.local.volumes import SCHEME, VolumeError, Volumes
 from lmops.local.waiting import awaited, complaint, good_end, seconds
 from lmops.parts import claims
@@ -151,11 +151,14 @@ def delete(
 ) -> None:
     """Stop resources in order and forget them. Models, checkpoints and data stay on their volumes."""
     home, wanted = Home.found(), targets or []
-    there = [target for target in wanted if not ignore_not_found or is_here(home, target, namespace)]
+    there = [target for target in wanted if is_here(home, target, namespace)]
+    gone = [] if ignore_not_found else [target for target in wanted if target not in there]
+    for target in gone:
+        typer.echo(missing(home, target, namespace), err=True)
     folders = [one(home, target, namespace) for target in there]
     folders += named(home, filename or [], namespace) if filename or not wanted else []
-    if not folders and ignore_not_found:
-        return
+    if not folders and (wanted or ignore_not_found):
+        raise typer.Exit(int(bool(gone)))
     if not folders:
         refuse(f"nothing that {', '.join(filename or [])} names is here, so there is nothing to delete")
     for folder in folders:
@@ -166,7 +169,7 @@ def delete(
         for folder in folders:
             screen.skip(str(folder), folder.status(), KINDS[folder.kind].story)
         code = _session(home, folders, screen, again)
-    raise typer.Exit(code)
+    raise typer.Exit(code or int(bool(gone)))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -19,14 +19,25 @@ def chosen(home: Home, target: str, namespace: str) -> list[Folder]:
     if slash:
         found = home.folder(namespace, _kind(kind), name)
         if found.applied() is None:
-            refuse(f"{found} is not here; `lmops local get{in_namespace(namespace)}` lists what is")
+            refuse(missing(home, target, namespace))
         return [found]
     if not target or _is_kind(target):
         return home.folders(namespace, _kind(target) if target else None)
     named = [folder for folder in home.folders(namespace) if folder.name == target]
     if not named:
-        refuse(f"there is no resource {target} here; `lmops local get{in_namespace(namespace)}` lists what there is")
+        refuse(missing(home, target, namespace))
     return named
+
+
+def missing(home: Home, target: str, namespace: str) -> str:
+    """That KIND/NAME or NAME stands for nothing, in a sentence."""
+    kind, slash, name = target.partition("/")
+    look = f"`lmops local get{in_namespace(namespace)}` lists what"
+    if slash:
+        return f"{home.folder(namespace, _kind(kind), name)} is not here; {look} is"
+    if _is_kind(target):
+        return f"{target}: name one resource, as in trainingjob/reviews"
+    return f"there is no resource {target} here; {look} there is"
 
 
 def is_here(home: Home, target: str, namespace: str) -> bool:
