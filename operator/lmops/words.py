@@ -76,8 +76,9 @@ def shown(value: Any) -> str:
 
 def hint(word: str, known: list[str]) -> str:
     """The end of a sentence that names the word that was meant; empty where none is close."""
-    match = get_close_matches(word, known, n=1)
-    return f'; did you mean "{match[0]}"?' if match else ""
+    spelled_small = {name.casefold(): name for name in known}
+    match = get_close_matches(word.casefold(), spelled_small, n=1)
+    return f'; did you mean "{spelled_small[match[0]]}"?' if match else ""
 
 
 def camel(word: str) -> str:

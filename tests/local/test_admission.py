@@ -57,6 +57,9 @@ def refused(folder: Path, text: str, *assignments: str) -> list[str]:
         ("epochs: 2", "precision: fp61", [
             'reviews.yaml:13: spec.training.precision: "fp61" is not one of fp32, fp16, bf16; did you mean "fp16"?'
         ]),
+        ("epochs: 2", "precision: BF16", [
+            'reviews.yaml:13: spec.training.precision: "BF16" is not one of fp32, fp16, bf16; did you mean "bf16"?'
+        ]),
         ("epochs: 2", "learning_rate: 1e-4", [
             'reviews.yaml:13: spec.training.learning_rate: no such field; did you mean "learningRate"?'
         ]),
