@@ -14,7 +14,7 @@ demo: .venv/laptop
 	@$(BIN)/lmops local delete --ignore-not-found languagemodelservice/reviews quantizejob/reviews-int8 trainingjob/reviews
 	$(BIN)/lmops local apply -f examples/reviews -f examples/compress-reviews/dynamic.yaml --volume data=$(VOLUMES)/data --volume models=$(VOLUMES)/models
 	$(BIN)/lmops local apply -f examples/serve-reviews/service.yaml --detach
-	@$(BIN)/lmops local wait languagemodelservice/reviews | tee /dev/stderr | sed 's/.* //' > .venv/url
+	@said="$$($(BIN)/lmops local wait languagemodelservice/reviews)" && echo "$$said" && echo "$${said##* }" > .venv/url
 	@if command -v curl > /dev/null; then set -x; curl -s "$$(cat .venv/url)/v1/classify" -d '{"input": "A slow start, and then I could not look away."}'; fi; echo
 	@echo '  (lmops is $(BIN)/lmops here; to stop the service: $(BIN)/lmops local delete languagemodelservice/reviews)'
 

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
@@ -47,7 +48,7 @@ class Batcher(Generic[I, O]):
         self._waiting: deque[_Waiting[I, O]] = deque()
         self._pool = ThreadPoolExecutor(workers, "model")
         self._idle = workers
-        self._passes: set[asyncio.Task[None]] = set()
+        self._again: set[asyncio.Task[None]] = set()
 
     @property
     def waiting(self) -> int:
@@ -61,7 +62,7 @@ class Batcher(Generic[I, O]):
         self._waiting.extend(mine)
         self._start()
         try:
-            return await asyncio.gather(*(entry.answer for entry in mine))
+            return [await mine[0].answer] if len(mine) == 1 else await asyncio.gather(*(each.answer for each in mine))
         finally:
             for entry in mine:
                 entry.answer.cancel()
@@ -73,9 +74,11 @@ class Batcher(Generic[I, O]):
     def _start(self) -> None:
         while self._idle and (batch := self._batch()):
             self._idle -= 1
-            task = asyncio.get_running_loop().create_task(self._pass(batch))
-            self._passes.add(task)
-            task.add_done_callback(self._passes.discard)
+            self._took(len(batch))
+            self._run(batch).add_done_callback(partial(self._ended, batch))
+
+    def _run(self, batch: Sequence[_Waiting[I, O]]) -> asyncio.Future[list[O]]:
+        return asyncio.get_running_loop().run_in_executor(self._pool, self._work, [entry.item for entry in batch])
 
     def _batch(self) -> list[_Waiting[I, O]]:
         """The oldest item, and of the others those of nearest length, as many as fit."""
@@ -96,27 +99,39 @@ class Batcher(Generic[I, O]):
         self._waiting = deque(entry for entry in present if id(entry) not in taken)
         return chosen
 
-    async def _pass(self, batch: list[_Waiting[I, O]]) -> None:
-        self._took(len(batch))
+    def _ended(self, batch: Sequence[_Waiting[I, O]], work: asyncio.Future[list[O]]) -> None:
+        """The next pass begins, then the answers of this one are told. A callback: a task would wait for its turn."""
+        if work.cancelled():  # the threads were ended
+            return
+        error = work.exception()
+        if error is not None and len(batch) > 1:
+            task = asyncio.get_running_loop().create_task(self._one_by_one(batch))
+            self._again.add(task)
+            task.add_done_callback(self._again.discard)
+            return
+        self._idle += 1
+        self._start()
+        if error is not None:
+            _tell(batch[0], error)
+            return
+        for entry, answer in zip(batch, work.result(), strict=True):
+            _tell(entry, answer)
+
+    async def _one_by_one(self, batch: Sequence[_Waiting[I, O]]) -> None:
+        """Of a pass that has failed, each item is tried alone: one must not harm the others."""
         try:
-            answers = await self._answers([entry.item for entry in batch])
+            for entry in batch:
+                (answers,) = await asyncio.gather(self._run([entry]), return_exceptions=True)
+                _tell(entry, answers if isinstance(answers, BaseException) else answers[0])
         finally:
             self._idle += 1
             self._start()
-        for entry, answer in zip(batch, answers, strict=True):
-            if entry.answer.done():
-                continue
-            if isinstance(answer, BaseException):
-                entry.answer.set_exception(answer)
-            else:
-                entry.answer.set_result(answer)
 
-    async def _answers(self, items: list[I]) -> list[O | BaseException]:
-        """Of a pass that fails, each item is tried alone: one must not harm the others."""
-        loop = asyncio.get_running_loop()
-        try:
-            return [*await loop.run_in_executor(self._pool, self._work, items)]
-        except Exception as error:
-            if len(items) == 1:
-                return [error]
-        return [answer for item in items for answer in await self._answers([item])]
+
+def _tell(entry: _Waiting[Any, O], answer: O | BaseException) -> None:
+    if entry.answer.done():  # who asked has gone
+        return
+    if isinstance(answer, BaseException):
+        entry.answer.set_exception(answer)
+    else:
+        entry.answer.set_result(answer)

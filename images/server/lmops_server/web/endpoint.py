@@ -316,8 +316,9 @@ async def _apart(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[
     try:
         yield task
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def _fault(error: Exception) -> Fault:
