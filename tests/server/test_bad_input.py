@@ -62,6 +62,7 @@ ENCODER = [
     ("/v1/classify", {"input": ["a"] * 5_000}, 400, "at most 4096"),
     ("/v1/classify", {"input": ["a", {"text": "b", "pair": 5}]}, 400, "input.1.pair: input should be a valid string"),
     ("/v1/classify", {"input": {"text": "a", "pear": "b"}}, 400, "no field 'input.pear'"),
+    ("/v1/classify", {"input": "a", "Top_k": 3}, 400, "no field 'Top_k'"),
     ("/v1/tokenize", {"input": 7}, 400, "input"),
     ("/v1/nothing", {}, 404, "GET /openapi.json says"),
 ]

@@ -72,7 +72,7 @@ def far(found: dict[str, float]) -> set[str]:
     return {name for name, value in found.items() if value > limits.get(name.partition(":")[0], 1e9)}
 
 
-def test_nothing_is_nothing_else_few_inputs(server: Server):
+def test_nothing_is_told_of_few_inputs(server: Server):
     ask(server, served.held_out()[: LEAST - 1])
 
     assert figures(server) == {"baseline": 1, "rows": LEAST - 1}

@@ -204,12 +204,18 @@ def test_a_running_model_that_does_not_answer_is_no_fault_of_the_candidate(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setenv("LMOPS_TERMINATION_LOG", str(tmp_path / "words"))
+    asked = list[str]()
 
-    with stand_in(lambda text: (500, {})) as running, stand_in(labelled("good")) as candidate:
+    def silent(text: str) -> Answer:
+        asked.append(text)
+        return 500, {}
+
+    with stand_in(silent) as running, stand_in(labelled("good")) as candidate:
         unwell = main(["gate", document(running, candidate).document()])
         gone = main(["gate", document(DEAD, candidate).document()])
 
     assert (unwell, gone) == (1, 1)  # another try may do better
+    assert len(asked) == 1 + gates.SILENT  # one that hangs takes minutes for each
     ending = GateEnding.model_validate_json((tmp_path / "words").read_text())
     assert ending.failure
     assert (ending.figures, ending.failure.reason) == (None, "RunningUnwell")

@@ -421,8 +421,18 @@ Check your internet connection or see how to run the library in offline mode."""
 
 
 @pytest.mark.parametrize("before", [starting, comparing])
-@pytest.mark.parametrize("words", [last_words("Model", "HubUnreachable", FETCHED), VLLMS], ids=["ours", "vLLM's"])
-def test_a_candidate_that_does_not_reach_the_hub_is_given_time(before: Callable[[], LanguageModelService], words: str):
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (last_words("Model", "HubUnreachable", FETCHED), "HubUnreachable"),
+        (last_words("Model", "HubFailed", "The hub answers with an error (HTTP 503)."), "HubFailed"),
+        (VLLMS, "HubUnreachable"),
+    ],
+    ids=["away", "in trouble", "vLLM's"],
+)
+def test_a_candidate_that_does_not_reach_the_hub_is_given_time(
+    before: Callable[[], LanguageModelService], words: str, reason: str
+):
     old = before()
     again = beside_pod(old, ready=False, **crashed(message=words), restartCount=3)
 
@@ -432,7 +442,7 @@ def test_a_candidate_that_does_not_reach_the_hub_is_given_time(before: Callable[
     )
 
     assert (early.status.phase, early.status.refused, early.again) == ("Gating", [], timedelta(seconds=20))
-    assert late.status.refused[-1].reason == "HubUnreachable"
+    assert late.status.refused[-1].reason == reason
 
 
 def test_it_says_what_it_waits_for():

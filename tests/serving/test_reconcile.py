@@ -274,6 +274,16 @@ def test_a_newest_source_that_is_gone_leads_nobody_back_to_an_older_one():
     assert newest.status.rollout.model == model(C, "third", at=12)
 
 
+def test_a_job_that_is_named_is_served_though_it_is_older():
+    named, older = ({"from": {"quantizeJob": {"name": name}}} for name in ("second", "first"))
+    serves = kept(service(model=named), after(service(model=named), job(B, "second", at=11)))
+    renamed = serves.model_copy(update={"spec": service(model=older).spec})
+
+    plan = after(renamed, job(A, "first", at=10))
+
+    assert plan.status.rollout.model == model(A, "first", at=10)
+
+
 def test_what_was_wrong_with_the_pods_of_before_is_not_said_of_those_that_follow():
     old = service(model={"from": {"uri": "pvc://models/none"}})
     broken = pod(old, A, ready=False, **crashed())

@@ -31,6 +31,8 @@ SECONDS = 120.0
 """How long rows are asked again, to come to that number."""
 PATIENCE = 60.0
 """How long an address may take to lead to a server that is ready."""
+SILENT = 3
+"""After how many requests without an answer a running model is given up that has answered no more than these."""
 BUSY = (429, 503)
 TRIES = 5
 TOKENS = 32
@@ -145,6 +147,11 @@ class Tally:
     running: list[float] = field(default_factory=list)
     candidate: list[float] = field(default_factory=list)
 
+    @property
+    def is_unwell(self) -> bool:
+        """Whether the running model leaves most without an answer."""
+        return self.unanswered * 2 > self.asked
+
     def add(self, row: int, one: Answer, other: Answer, alike: Callable[[Json, Json], float]) -> None:
         """Takes the answers of both. What both refuse is not for these models, and says nothing of either."""
         if one.is_refusal and other.is_refusal:
@@ -206,6 +213,8 @@ def compared(document: Gate) -> GateFigures:
         order = (running, candidate) if turn % 2 == 0 else (candidate, running)
         answers = {server.url: server.ask(question.path, body) for server in order}
         tally.add(number, answers[running.url], answers[candidate.url], question.alike)
+        if tally.unanswered >= SILENT and tally.is_unwell:  # each may have taken as long as a request may
+            break
     return _figures(task, tally)
 
 
@@ -219,7 +228,7 @@ def _turns(rows: int) -> Iterator[tuple[int, int]]:
 
 
 def _figures(task: str, tally: Tally) -> GateFigures:
-    if tally.unanswered * 2 > tally.asked:
+    if tally.is_unwell:
         raise _unwell(tally.silence)
     running, candidate = _latency(tally.running), _latency(tally.candidate)
     ratio = None

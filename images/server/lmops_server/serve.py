@@ -135,7 +135,7 @@ def _warm(opened: Opened, answering: Coroutine[Any, Any, None]) -> None:
         raise Refusal(
             "Model",
             "WarmUpFailed",
-            f"{opened.uri} was loaded by {opened.engine}, but cannot answer: {failed.message}.",
+            f"{opened.uri} was loaded by {opened.engine}, but cannot answer: {failed.message.rstrip('.')}.",
             "Its config.json or its passport does not fit its weights: publish it again, or set another engine.",
             failed.evidence,
         ) from error

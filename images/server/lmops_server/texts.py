@@ -208,8 +208,9 @@ class Texts:
 
     def _given(self, ids: list[int], place: int) -> Example:
         """Tokens that the client has made itself."""
-        if len(ids) > self.opened.window:
-            raise too_long(place, len(ids), self.opened.window)
+        most = min(self.opened.window, self._longest or self.opened.window)
+        if len(ids) > most:
+            raise too_long(place, len(ids), most)
         known = self.opened.vocabulary or len(self.tokenizer)
         if not ids or max(ids) >= known or min(ids) < 0:
             raise wrong(

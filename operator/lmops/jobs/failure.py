@@ -58,6 +58,8 @@ CLASSES: dict[FailureClass, Policy] = {
 
 UNREACHABLE = "HubUnreachable"
 """The reason of a failure to fetch a model or data set from a hub that does not answer."""
+AWAY = (UNREACHABLE, "HubFailed")
+"""With that of a hub that has trouble of its own: it may be back soon."""
 LOG_SIGNS: tuple[tuple[str, FailureClass, str], ...] = (
     (r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator: can't allocate", "OutOfMemory", "OutOfMemory"),
     (r"No space left on device|Disk quota exceeded", "Disk", "DiskFull"),
@@ -74,8 +76,8 @@ LOG_SIGNS: tuple[tuple[str, FailureClass, str], ...] = (
     ),
     (r"RendezvousTimeoutError|RendezvousClosedError", "Communication", "RendezvousFailed"),
     (r"Signal \d+ \(SIG(KILL|TERM)\)", "WorkerLost", "RankKilled"),
-    (r"LocalEntryNotFoundError|We couldn't connect to '", "Communication", UNREACHABLE),
     (r"GatedRepoError|401 Client Error|403 Client Error", "Credentials", "AccessDenied"),
+    (r"LocalEntryNotFoundError|We couldn't connect to '", "Communication", UNREACHABLE),
 )
 """What a log tail betrays, where the runtime could not say it itself; the first sign that is found holds."""
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from lmops.local.home import Folder, in_namespace
+from lmops.local.kinds import KINDS
 from lmops.plan import Manifest
 
 STOPPED = "Stopped"
-RESTING = ("Succeeded", "Failed", "Suspended")
-"""Phases that stay true without an engine."""
 
 
-def seen(folder: Folder) -> Manifest | None:
-    """The resource as it stands: `Stopped` where no engine is at work on what has not ended."""
-    alive = folder.alive  # looked at first, so that the status is the last word of an engine that has just ended
+def seen(folder: Folder, alive: bool | None = None) -> Manifest | None:
+    """The resource as it stands: `Stopped` where no engine is at work on what it has begun and not ended."""
+    if alive is None:
+        alive = folder.alive  # looked at first, so that the status is the last word of an engine that has just ended
     resource = folder.resource()
-    if resource is None or alive or resource["status"].get("phase") in RESTING:
+    if resource is None or alive or _rests(folder, resource["status"]):
         return resource
     return {**resource, "status": _stopped(resource["status"], _goes_on(folder, resource))}
+
+
+def _rests(folder: Folder, status: Manifest) -> bool:
+    """Whether it says what stays true without an engine; an empty status is of one that is about to start."""
+    return not status or status.get("phase") == "Suspended" or KINDS[folder.kind].story.is_over(status)
 
 
 def _stopped(status: Manifest, reason: str) -> Manifest:

@@ -61,7 +61,7 @@ def described(folder: Folder, resource: Manifest, volumes: Volumes, now: datetim
         f"  created   {age(metadata['creationTimestamp'], now)} ago, generation {metadata['generation']}",
         f"  engine    {_engine(folder, story.is_over(status))}",
     ]
-    lines += ["", "Conditions", *_rows(_conditions(status))]
+    lines += ["", f"Conditions{' before it stopped' if phase == STOPPED else ''}", *_rows(_conditions(status))]
     if chapters := story.chapters(status):
         lines += ["", "Runs", *_rows([[c.stage, c.sentence] for c in chapters if c.ended or c is chapters[-1]])]
     if phase == STOPPED:

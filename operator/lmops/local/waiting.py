@@ -34,7 +34,7 @@ def awaited(folder: Folder, condition: str, patience: float) -> str:
     end = time.monotonic() + patience
     while True:
         alive = folder.alive  # before its status, which is the last word of an engine that has just ended
-        status = (seen(folder) or {}).get("status", {})
+        status = (seen(folder, alive) or {}).get("status", {})
         stopped = status.get("phase") == STOPPED
         if _truth(status, condition) == "True" and not stopped:
             return ""

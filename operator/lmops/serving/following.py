@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from lmops.api import LanguageModelService
-from lmops.api.reference import ResolvedModel
+from lmops.api.reference import ModelSource, ResolvedModel
 from lmops.plan import Manifest, Ref
-from lmops.references import Waiting, jobs_of, published, resolved
+from lmops.references import Waiting, jobs_of, published, reference, resolved
 
 
 class Choice(NamedTuple):
@@ -50,7 +50,7 @@ def chosen(service: LanguageModelService, jobs: Iterable[Manifest]) -> Choice:
         return _pinned(service, model.digest, [*published(model.from_, there), *_known(service)], newest)
     if isinstance(newest, Waiting):
         return Choice(current, *newest)
-    if current and _is_orphan(current, there) and _is_older(newest, current):
+    if current and _has_lost_its_job(current, model.from_, there) and _is_older(newest, current):
         made = f"{current.kind} {current.name}"
         return Choice(current, "SourceMissing", f"{made} is gone, its model stays; {_offer(newest)}", offered=newest)
     if current is None or service.spec.rollout.strategy != "Manual" or is_same(newest, current):
@@ -63,9 +63,12 @@ def is_same(one: ResolvedModel | None, other: ResolvedModel | None) -> bool:
     return bool(one and other and (one.uri, one.digest) == (other.uri, other.digest))
 
 
-def _is_orphan(model: ResolvedModel, jobs: Iterable[Manifest]) -> bool:
-    """Whether the job that has made it is gone."""
-    return model.uid is not None and model.uid not in {job["metadata"].get("uid") for job in jobs}
+def _has_lost_its_job(model: ResolvedModel, source: ModelSource, jobs: Iterable[Manifest]) -> bool:
+    """Whether the job that has made it, one of those that labels choose, is gone; of others no job is seen."""
+    wanted = reference(source)
+    if wanted is None or wanted[0] != model.kind or wanted[1].name:
+        return False
+    return model.uid not in {job["metadata"].get("uid") for job in jobs}
 
 
 def _is_older(one: ResolvedModel, other: ResolvedModel) -> bool:

@@ -24,8 +24,6 @@ from lmops.settings import Settings
 
 REMEMBERED = 10
 """How many models that were refused are remembered."""
-UNWELL = "RunningUnwell"
-"""The gate's word where the running model did not answer: that says nothing of the candidate."""
 PAUSE = timedelta(minutes=5)
 """How soon such a running model is asked again."""
 
@@ -106,7 +104,7 @@ class Candidate:
             return self._ended(report, None, why)
         job, address = self.observed.children.get(this), self._address(pods)
         found = gatejob.found(this, job, self.observed, self.now)
-        if isinstance(found, Failure) and found.reason == UNWELL:
+        if isinstance(found, Failure) and found.reason == gatejob.UNWELL:
             return self._waits(report, found, pods)
         if isinstance(found, Failure):
             return self._ended(report, None, found)

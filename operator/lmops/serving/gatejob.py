@@ -27,6 +27,8 @@ RETRIES = 3
 SECONDS = 3600
 """How long all its tries may take."""
 MEMORY = "512Mi"
+UNWELL = "RunningUnwell"
+"""The gate's word where the running model did not answer: that says nothing of the candidate."""
 
 
 def ref(service: LanguageModelService, revision: str) -> Ref:
@@ -84,7 +86,8 @@ def found(this: Ref, job: Manifest | None, observed: Observed, now: datetime) ->
     if not end:
         return None
     told = [ending.failure for ending in map(_ending, pods) if ending and ending.failure]
-    if why := next(iter(told), None) or next(filter(None, map(failure_of, pods)), None):
+    unwell = next((why for why in told if why.reason == UNWELL), None)  # one try of several is enough to wait for it
+    if why := unwell or next(iter(told), None) or next(filter(None, map(failure_of, pods)), None):
         return failure(why.class_, why.reason, why.message, why.evidence, why.remedy)
     if now < datetime.fromisoformat(end["lastTransitionTime"]) + RESULT_WITHIN:  # its pod may be seen a moment later
         return None

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from lmops.api import Failure, LanguageModelService, LastWords
 from lmops.api.servicestatus import Replicas
-from lmops.jobs.failure import UNREACHABLE, failure, remains
+from lmops.jobs.failure import AWAY, failure, remains
 from lmops.jobs.group import SILENT, Blocked, blocked, placed, pods_of
 from lmops.plan import Manifest, Observed
 from lmops.serving.inferenceservice import REVISION
@@ -115,7 +115,7 @@ def fetches(pod: Manifest, now: datetime) -> datetime | None:
     if found := blocked(pod):
         return found.since if found.failure.reason in PULLS else None
     end, why = _last_end(pod), trouble(pod, now)
-    if why is None or not end or why.reason != UNREACHABLE:
+    if why is None or not end or why.reason not in AWAY:
         return None
     status = pod["status"]["containerStatuses"][0]
     if "running" in status.get("state", {}):  # it is at it again

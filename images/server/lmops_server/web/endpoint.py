@@ -352,8 +352,10 @@ def _malformed(error: ValidationError) -> Fault:
 
 
 def _place(error: ErrorDetails) -> list[str]:
-    """Where in the body it is."""
-    return [part for part in map(str, error["loc"]) if not _is_type(part)]
+    """Where in the body it is. A field that is not there may look like a type."""
+    *way, last = map(str, error["loc"]) if error["loc"] else [""]
+    kept = [last] if last and (error["type"] == "extra_forbidden" or not _is_type(last)) else []
+    return [part for part in way if not _is_type(part)] + kept
 
 
 def _tells(error: ErrorDetails) -> tuple[int, bool]:

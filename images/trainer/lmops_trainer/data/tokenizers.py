@@ -22,6 +22,8 @@ FILES = (
     "vocab.json", "merges.txt", "encoder.json", "vocab.bpe", "tokenizer.model", "sentencepiece.bpe.model",
     "spiece.model", "chat_template.jinja",
 )  # fmt: skip
+VOCABULARY = ("tokenizer.json", "vocab.*", "encoder.json", "*.model", "*.spm", "*.bpe", "*.tiktoken")
+"""Of these a tokenizer has at least one."""
 END = "<|endoftext|>"
 BERT_KIN = frozenset((
     "bert", "convbert", "distilbert", "electra", "ernie", "funnel", "layoutlm", "lxmert", "megatron-bert", "mobilebert",
@@ -66,7 +68,7 @@ def tokenizer_files(model: ModelSpec) -> list[Path]:
 
 def saved(place: Path, uri: str = "", trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
     """The tokenizer that was saved in a folder. Of an empty one transformers would make one that knows no word."""
-    if not files_of(place, FILES):
+    if not any(any(place.glob(name)) for name in VOCABULARY):
         raise _missing(uri or str(place), "Copy the model's tokenizer.json, or its vocab.txt, into the folder.")
     try:
         found: PreTrainedTokenizerFast = _class(place).from_pretrained(place, trust_remote_code=trust_remote_code)
