@@ -73,7 +73,7 @@ class Limits(Model):
     body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 1_048_576
     """The longest body of a request; a longer one is answered with 413."""
     input_tokens: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
-    """The most tokens of one input; a longer one is answered with 400. Default: the window of the model; what is to be classified is read as it was trained to be (`dataset.longTexts`), and the answer says so where it was cut."""
+    """The most tokens of one input; a longer one is answered with 400. Default: the window of a model that writes, the length that an encoder was trained with; what is to be classified is read as `dataset.longTexts` of its training says, and the answer tells where it was cut."""
     queue: Annotated[int, Field(ge=1, le=100_000)] = 256
     """The most inputs that wait or are worked on; what comes then is answered with 429 and a time to come back."""
     timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 300

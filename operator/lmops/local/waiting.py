@@ -11,7 +11,6 @@ from lmops.plan import Manifest
 
 LOOK = 0.2
 GOOD_ENDS = {"LanguageModelService": "Ready"}
-
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
